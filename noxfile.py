@@ -1,0 +1,200 @@
+"""What is run to try, check, measure and build papyra-otel: on a laptop and in CI alike.
+
+What follows ``--`` goes to pytest or to the demo: ``nox -s tests-3.12 -- -k cursor``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import nox
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def find_pythons() -> dict[str, Path]:
+    """Return the released Pythons from 3.10 up on this machine: version and folder. Downloads nothing.
+
+    Looks where nox itself runs, on PATH, and where pyenv and uv keep theirs (pyenv's shims may not run).
+    """
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR", Path.home() / ".local/share/uv/python"))
+    folders = [Path(sys.base_prefix, "bin"), *map(Path, os.environ["PATH"].split(os.pathsep))]
+    folders += [*sorted(pyenv.glob("*/bin")), *sorted(uv.glob("*/bin"))]
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for python in folder.glob("python3.*"):
+            version = python.name.removeprefix("python")
+            if re.fullmatch(r"3\.[1-9][0-9]", version) and version not in found and _is_released(python):
+                found[version] = folder
+    return dict(sorted(found.items(), key=lambda item: _as_numbers(item[0])))
+
+
+def _is_released(python: Path) -> bool:
+    """Say whether *python* runs and is no alpha, beta or candidate."""
+    question = "import sys; sys.exit(sys.version_info.releaselevel != 'final')"
+    try:
+        asked = [str(python), "-c", question]
+        answer = subprocess.run(asked, capture_output=True, timeout=30, check=False)  # noqa: S603 - ours
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0
+
+
+def _as_numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+FOUND = find_pythons()
+PYTHONS = sorted({*nox.project.python_versions(PYPROJECT), *FOUND}, key=_as_numbers)  # nox skips the missing
+MISSING = [version for version in PYTHONS if version not in FOUND]
+NEWEST = next(reversed(FOUND), None)
+os.environ["PATH"] = os.pathsep.join([*dict.fromkeys(map(str, FOUND.values())), os.environ["PATH"]])
+os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+
+__doc__ += f"""
+Pythons found here: {", ".join(FOUND)}. Not found, so skipped: {", ".join(MISSING) or "none"}.
+"""
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_external_run = True
+nox.options.error_on_missing_interpreters = False
+nox.options.report = ".nox/report.json"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "layers", "types", "tests", "runtimes", "otel", "demo", "package"]
+
+EDITABLE = ["-e", "."]
+BOTH_ENDS = nox.parametrize("which", [nox.param(which, id=which) for which in ("oldest", "latest")])
+
+
+def group(*names: str) -> list[str]:
+    """Return what the dependency groups *names* of pyproject.toml list."""
+    return list(nox.project.dependency_groups(PYPROJECT, *names))
+
+
+def at_the_end(which: str, requirements: list[str]) -> list[str]:
+    """Return *requirements* for the ``oldest`` (``>=`` becomes ``==``) or the ``latest`` versions."""
+    return [r.replace(">=", "==") for r in requirements] if which == "oldest" else ["-U", *requirements]
+
+
+def existing(*paths: str) -> list[str]:
+    """Return those of *paths* that are there."""
+    return [path for path in paths if Path(path).exists()]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, spelling, pyproject, changelog fragments, and that every data file parses."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("codespell")
+    session.run("validate-pyproject", "pyproject.toml")
+    session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
+    for kind in ("json", "toml", "yaml"):
+        listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", f"*.{kind}"]
+        listed = session.run(*listing, external=True, silent=True, log=False)
+        session.run(f"check-{kind}", *existing(*str(listed).splitlines()))
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Check that imports point one way only (import-linter)."""
+    session.install(*EDITABLE, *group("layers"))
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy and pyright, both strict, and that every public name is fully typed."""
+    session.install(*EDITABLE, *group("types", "test"))
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--verifytypes", "papyra_otel", "--ignoreexternal")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run every test but the long ones and the benchmarks, on each Python found."""
+    session.install(*EDITABLE, *group("test", "declarative"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+@nox.parametrize("runtime", [nox.param(runtime, id=runtime) for runtime in ("papyra", "pykka")])
+@BOTH_ENDS
+def runtimes(session: nox.Session, runtime: str, which: str) -> None:
+    """Test each adapter on its real runtime, at both ends of the supported range."""
+    supported = PYPROJECT["project"]["optional-dependencies"]["instruments-any"]
+    chosen = at_the_end(which, [r for r in supported if r.startswith(runtime)])
+    session.install(*EDITABLE, *group("test"), *chosen)
+    session.run("pytest", f"tests/runtimes/test_{runtime}.py", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+@BOTH_ENDS
+def otel(session: nox.Session, which: str) -> None:
+    """Test the pipeline on the oldest and the newest OpenTelemetry we support."""
+    needed = [*PYPROJECT["project"]["dependencies"], *group("test")]
+    chosen = at_the_end(which, [r for r in needed if r.startswith("opentelemetry-")])
+    newer_only = [] if which == "oldest" else group("declarative")
+    session.install(*EDITABLE, *group("test"), *newer_only, *chosen)
+    session.run("pytest", *existing("tests/pipeline", "tests/e2e"), *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run a small actor system that crashes, and show what was recorded."""
+    session.install("-e", ".[demo]")
+    session.run("papyra-otel", "demo", *session.posargs)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build sdist and wheel, check both, and run the wheel from a clean environment outside the tree."""
+    session.install(*group("package"))
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("python", "-m", "build", "--installer=uv", f"--outdir={folder}/dist")
+        built = sorted(map(str, Path(folder, "dist").iterdir()))
+        session.run("twine", "check", "--strict", *built)
+        wheel = next(path for path in built if path.endswith(".whl"))
+        _check_contents(session, wheel)
+        session.run("uv", "venv", "--quiet", f"{folder}/venv")
+        to_clean = ["--quiet", "--python", f"{folder}/venv", f"papyra-otel[demo] @ {Path(wheel).as_uri()}"]
+        session.run("uv", "pip", "install", *to_clean)
+        with session.chdir(folder):
+            for arguments in (["--help"], ["demo"]):
+                session.run(f"{folder}/venv/bin/papyra-otel", *arguments, external=True)
+
+
+def _check_contents(session: nox.Session, wheel: str) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    if "papyra_otel/py.typed" not in names:
+        session.error(f"{wheel} has no papyra_otel/py.typed: type checkers would ignore our types")
+    if strange := [name for name in names if not re.match(r"papyra_otel(-[^/]+\.dist-info)?/", name)]:
+        session.error(f"{wheel} brings what is not ours to install: {strange}")
+    if not any(name.endswith("/LICENSE") for name in names):
+        session.error(f"{wheel} has no LICENSE")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what a fact costs, as ratios within one run."""
+    session.install(*EDITABLE, *group("test"))
+    session.run("pytest", "-m", "bench", "-s", *session.posargs)
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """Run the long randomised tests."""
+    session.install(*EDITABLE, *group("test"))
+    session.run("pytest", "-m", "long", *session.posargs)
