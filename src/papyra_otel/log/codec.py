@@ -1,0 +1,360 @@
+"""Line format v1: one fact, one line of JSON, the same bytes in a file, in Redis and in memory.
+
+    {"v":1,"writer":"9f2c41d07be3a815","seq":1042,"time":"2026-11-22T20:02:45.123456789Z",
+     "kind":"event","name":"papyra.actor.exception","severity":"ERROR","system":"orders",
+     "actor":"orders/worker-12","trace_id":"...","span_id":"...","attributes":{...},"crc":"5b0e19aa"}
+
+(one line in truth). ``{"v":1,"writer":"`` is where a scanner resynchronises; ``crc`` comes last and is
+``%08x`` of zlib.crc32 over the object without that member, so every line verifies alone. Absent members
+are left out. Segment headers and seals are lines of the same form with a kind of their own. Golden files
+in tests/log/golden hold this for ever. docs/decisions/0005 says why it looks like this.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Callable, Container, Mapping
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from papyra_otel import semconv
+from papyra_otel.errors import LineDamaged, LogTooNew
+from papyra_otel.facts import Fact, FactKind
+from papyra_otel.log.times import format_time, parse_time
+from papyra_otel.payload import jsonable
+
+__all__ = [
+    "FORMAT",
+    "LINE_BYTES_MAX",
+    "SEGMENT_OPEN",
+    "SEGMENT_SEAL",
+    "Line",
+    "decode",
+    "encode",
+    "encode_line",
+    "faithful",
+    "parse",
+]
+
+FORMAT: Final = 1
+LINE_BYTES_MAX: Final = 1 << 20  # with its line end; collectors want lines under 1 MiB
+SEGMENT_OPEN: Final = "segment.open"
+SEGMENT_SEAL: Final = "segment.seal"
+
+_CRC_MEMBER_BYTES = len(b',"crc":"00000000"}')
+_VERSION = re.compile(rb'\{"v":(\d{1,9}),"writer":"')
+_WRITER = re.compile(r"[0-9a-f]{16}")
+_KINDS = {kind.value: kind for kind in FactKind}
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_NAME_CHARS_MAX = 4096
+_ATTRIBUTES_MAX = 512
+_SHORTER_CHARS = (_NAME_CHARS_MAX, 512, 64)  # with the last, 512 attributes always fit
+_TEXTS = ("name", "severity", "system", "actor", "trace_id", "span_id")
+
+
+class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What is in one line, member by member, in the order they are written; ``crc`` is added after encoding."""
+
+    v: int
+    writer: str
+    seq: int
+    time: str
+    kind: str
+    name: str
+    severity: str
+    system: str
+    actor: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    attributes: Mapping[str, Any] = {}
+
+
+_type_of: Callable[[object], type[Any]] = type  # typed so that checkers take any object's type as it is
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Line)
+
+
+def encode(fact: Fact) -> bytes:
+    """Return the line of *fact*, line end included, at most LINE_BYTES_MAX bytes. Never raises for odd values.
+
+    *fact* must have its identity (writer and seq). What JSON cannot hold faithfully, or is nested beyond
+    the limits of ``payload.jsonable``, is replaced and the attribute's name listed in
+    ``papyra.fact.enc_error``; what makes the line too long is cut and listed in ``papyra.fact.truncated``.
+    """
+    attributes = fact.attributes
+    try:
+        if not _plain(attributes):
+            attributes = _replaced(attributes)
+    except RuntimeError:  # another thread is changing them
+        attributes = _replaced(attributes)
+    line = Line(
+        v=FORMAT,
+        writer=fact.writer or "",
+        seq=fact.seq or 0,
+        time=format_time(fact.time_unix_nano),
+        kind=fact.kind,
+        name=fact.name,
+        severity=fact.severity,
+        system=fact.system,
+        actor=fact.actor,
+        trace_id=fact.trace_id,
+        span_id=fact.span_id,
+        attributes=attributes,
+    )
+    try:
+        encoded = encode_line(line)
+    except Exception:  # lone surrogates, and whatever else an odd value brings
+        _make_encodable(line)
+        encoded = encode_line(line)
+    return encoded if len(encoded) <= LINE_BYTES_MAX else _shortened(line)
+
+
+def encode_line(line: Line) -> bytes:
+    """Return the bytes of *line* with its checksum and line end. Raises what msgspec raises."""
+    body = _encoder.encode(line)
+    return b'%b,"crc":"%08x"}\n' % (body[:-1], zlib.crc32(body))
+
+
+def parse(data: bytes) -> Line:
+    """Return what is in *data*, one line without its line end, after verifying it.
+
+    Raises LineDamaged, whose ``anomaly`` says in what way, and LogTooNew for an unknown higher version.
+    """
+    version = _VERSION.match(data)
+    if version is not None and int(version[1]) > FORMAT:
+        raise _newer_or_damaged(data, version)
+    crc_at = len(data) - _CRC_MEMBER_BYTES
+    if crc_at <= 0 or data[crc_at : crc_at + 8] != b',"crc":"' or not data.endswith(b'"}'):
+        raise LineDamaged(*_unsigned(data, version is not None))
+    wanted = b"%08x" % zlib.crc32(b"}", zlib.crc32(memoryview(data)[:crc_at]))
+    if data[crc_at + 8 : -2] != wanted:
+        raise LineDamaged("crc_mismatch", f"the checksum should be {wanted.decode()}")
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise LineDamaged("schema_invalid", str(error)) from None
+
+
+def decode(data: bytes) -> Fact:
+    """Return the fact in *data*, one line without its line end. Raises as *parse* does."""
+    return to_fact(parse(data))
+
+
+def to_fact(line: Line) -> Fact:
+    """Return the fact that *line* holds. Raises LineDamaged when its members are not a fact's."""
+    kind = _KINDS.get(line.kind)
+    if kind is None:
+        raise LineDamaged("schema_invalid", f"{line.kind!r} is not a kind of fact")
+    if line.v != FORMAT or line.seq < 0 or _WRITER.fullmatch(line.writer) is None:
+        raise LineDamaged("schema_invalid", "v, writer or seq is out of range")
+    try:
+        time_unix_nano = parse_time(line.time)
+    except ValueError as error:
+        raise LineDamaged("schema_invalid", str(error)) from None
+    return Fact(
+        kind=kind,
+        name=line.name,
+        time_unix_nano=time_unix_nano,
+        system=line.system,
+        actor=line.actor,
+        severity=line.severity,
+        trace_id=line.trace_id,
+        span_id=line.span_id,
+        attributes=line.attributes,
+        writer=line.writer,
+        seq=line.seq,
+    )
+
+
+def faithful(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of *attributes* as *encode* would write them: JSON and UTF-8 hold every value as it is."""
+    if not _plain(attributes):
+        return _replaced(attributes)
+    for value in attributes.values():
+        if not (type(value) is str and value.isascii()) and isinstance(value, (str, list)):
+            try:
+                _encoder.encode(value)
+            except UnicodeEncodeError:
+                return _replaced(attributes)
+    return dict(attributes)
+
+
+def _newer_or_damaged(data: bytes, version: re.Match[bytes]) -> LogTooNew | LineDamaged:
+    """Tell a newer version's line from one of ours whose version was hit: one flipped bit must not stop readers."""
+    ours = b'{"v":%d%b' % (FORMAT, data[version.end(1) :])
+    try:
+        parse(ours)
+    except LineDamaged:
+        return LogTooNew("a line", int(version[1]))
+    return LineDamaged("crc_mismatch", f"the version should be {FORMAT}")
+
+
+def _unsigned(data: bytes, ours: bool) -> tuple[str, str]:
+    if not ours:
+        try:
+            msgspec.json.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            pass
+        else:
+            return "foreign_json", "JSON, but not a fact line"
+    return "corrupt_line", "no checksum at its end"
+
+
+# --- odd values: everything below runs only when something is out of the ordinary ------------------
+
+
+def _plain(attributes: Mapping[str, Any]) -> bool:
+    """Say whether every value is one that JSON holds faithfully. Runs for each fact: keep it cheap."""
+    mapping: object = type(attributes)
+    if mapping is not dict:
+        return False
+    for name, value in attributes.items():
+        kind = _type_of(value)
+        if type(name) is not str:
+            return False
+        if kind is str or kind is bool or value is None:
+            continue
+        if kind is int:
+            if not _INT64_MIN <= value <= _INT64_MAX:
+                return False
+        elif kind is float:
+            if not math.isfinite(value):
+                return False
+        elif kind is not list or not all(type(item) is str for item in value):
+            return False
+    return True
+
+
+def _replaced(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return *attributes* with what JSON cannot hold replaced, and the names of those listed."""
+    try:
+        items = list(attributes.items())
+    except Exception:  # a mapping of the application's own making
+        return {semconv.FACT_ENC_ERROR: ["all attributes"]}
+    given_names = {name for name, _ in items if type(name) is str}
+    result: dict[str, Any] = {}
+    replaced: list[str] = []
+    for name, value in items:
+        text = (
+            name
+            if type(name) is str and _kept(name)
+            else _free_name(str(jsonable(name)), result, given_names)
+        )
+        result[text], same = _replacement(value)
+        if text is not name or not same:
+            replaced.append(text[:_NAME_CHARS_MAX])
+    if replaced:
+        result[semconv.FACT_ENC_ERROR] = replaced[:_ATTRIBUTES_MAX]
+    return result
+
+
+def _replacement(value: Any) -> tuple[Any, bool]:
+    """Return what stands for *value*, and whether it says the same."""
+    kind = _type_of(value)
+    given: Any = [*value] if kind is tuple else value
+    if _kept(given):
+        return given, True
+    shown = jsonable(given)
+    try:
+        return shown, _same(shown, given)
+    except Exception:  # keys with a mind of their own
+        return shown, False
+
+
+def _kept(value: Any) -> bool:
+    """Say whether JSON and UTF-8 hold *value* as it is."""
+    try:
+        return _plain({"": value}) and bool(_encoder.encode(value))
+    except UnicodeEncodeError:
+        return False
+
+
+def _free_name(name: str, *taken: Container[str]) -> str:
+    """Return *name*, or one like it that is in none of *taken*."""
+    free, number = name, 1
+    while any(free in names for names in taken):
+        number += 1
+        free = f"{name}#{number}"
+    return free
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Say whether *right* came through unchanged. Compares exact types only: no foreign code runs."""
+    kind = _type_of(left)
+    if kind is not type(right):
+        return False
+    if kind is list:
+        return len(left) == len(right) and all(map(_same, left, right))
+    if kind is dict:
+        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
+    return bool(left == right)
+
+
+def _make_encodable(line: Line) -> None:
+    """Make every text of *line* valid UTF-8."""
+    for member in _TEXTS:
+        value = getattr(line, member)
+        if value is not None:
+            setattr(line, member, str(jsonable(value)))
+    line.attributes = _replaced(line.attributes)
+
+
+def _shortened(line: Line) -> bytes:
+    """Return *line* cut to size: the largest attributes first, saying which."""
+    cut: list[str] = []
+    for member in _TEXTS:
+        value = getattr(line, member)
+        if value is not None and len(value) > _NAME_CHARS_MAX:
+            setattr(line, member, value[:_NAME_CHARS_MAX] + "…")
+            cut.append(member)
+    given = dict(islice(line.attributes.items(), _ATTRIBUTES_MAX))
+    if len(given) < len(line.attributes):
+        cut.append(f"{len(line.attributes) - len(given)} attributes")
+    encoded = b""
+    for chars_max in _SHORTER_CHARS:
+        attributes, names = _cut_to_size(given, chars_max, LINE_BYTES_MAX - len(_with(line, {}, cut)))
+        encoded = _with(line, attributes, cut + names)
+        if len(encoded) <= LINE_BYTES_MAX:
+            break
+    return encoded
+
+
+def _with(line: Line, attributes: dict[str, Any], cut: list[str]) -> bytes:
+    line.attributes = attributes | {semconv.FACT_TRUNCATED: cut}
+    return encode_line(line)
+
+
+def _cut_to_size(
+    given: Mapping[str, Any], chars_max: int, room_bytes: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the attributes, the largest cut to *chars_max* until all need at most *room_bytes*, and which were.
+
+    If that is not enough, all are cut.
+    """
+    sizes = {name: len(_encoder.encode({name: value})) for name, value in given.items()}
+    total = sum(sizes.values())
+    short: dict[str, tuple[str, Any]] = {}
+    listed: list[str] = []
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if total <= room_bytes:
+            break
+        value = given[name]
+        text = value if type(value) is str else _encoder.encode(value).decode()
+        new_value = value if len(text) <= chars_max else text[:chars_max] + "…(truncated)"
+        new_name = name if len(name) <= chars_max else name[:chars_max] + "…"
+        if new_value is value and new_name is name:
+            continue
+        short[name] = new_name, new_value
+        listed.append(new_name)
+        total += (
+            len(_encoder.encode({new_name: new_value})) - sizes[name] + len(_encoder.encode(new_name)) + 1
+        )
+    attributes: dict[str, Any] = {}
+    for name, value in given.items():
+        new_name, new_value = short.get(name, (name, value))
+        attributes[_free_name(new_name, attributes)] = new_value
+    return attributes, listed

@@ -1,0 +1,133 @@
+"""What every log promises. The docstrings are the contract; ``papyra_otel.testing`` holds its tests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import TypeVar
+
+from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
+
+__all__ = ["FactLog", "LogOptions"]
+
+_Log = TypeVar("_Log", bound="FactLog")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """What a process that writes may choose beyond the URL. A backend ignores what does not concern it.
+
+    *fsync* is ``never`` (only ``flush`` forces, and not what was sealed before), ``interval`` (every
+    *fsync_interval_seconds*, in the background) or ``always`` (before ``append`` returns).
+    """
+
+    fsync: str = "interval"
+    fsync_interval_seconds: float = 0.2
+
+
+class FactLog(ABC):
+    """An append-only log of facts. Any thread may call anything; nothing stored ever changes.
+
+    Facts form one stream per system and kind. Each process start writes as a *writer* of its own (per
+    system; a forked child is a new one); within a stream, one writer's facts carry ``seq`` 0, 1, 2, ...
+    and keep that order for ever. After ``close``, ``prepare``, ``append``, ``read``, ``stats`` and ``flush`` raise
+    LogUnavailable; the rest goes on answering, so that what was lost can still be named and counted.
+    """
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this backend can do."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make ready for writing (create the folder, connect), or raise LogUnavailable with the remedy.
+
+        Raises LogTooNew when a newer version writes there: appending is safe then, reading is not possible.
+        """
+
+    @abstractmethod
+    def reserve(self, system: str, kind: FactKind) -> tuple[str, int]:
+        """Return the next (writer, seq) of a stream. Cheap, never fails.
+
+        Whoever reserves must append a fact with it, in the order of reserving, or explain the hole with
+        a ``papyra.fact.dropped`` fact: a hole proves loss.
+        """
+
+    @abstractmethod
+    def append(self, facts: Sequence[Fact], /) -> None:
+        """Store all of *facts* in order, each in the stream of its own system and kind, or raise LogUnavailable.
+
+        A fact without identity is given the next one. A fact with one must have it from ``reserve`` of
+        this log, for that system and kind (otherwise ValueError, and nothing is stored). After LogUnavailable
+        some may be stored: append all of them again, with the same identity and before any later ones, and
+        readers will see each once. (Who wants to try again must reserve: an identity that was given here and
+        not stored leaves a hole.) On return every later ``read``, from any process that can reach the log,
+        sees them; how much of a machine's crash they survive is the backend's durability.
+        """
+
+    @abstractmethod
+    def read(
+        self,
+        *,
+        kinds: FactKind | Iterable[FactKind] | None = None,
+        since: datetime | int | None = None,
+        until: datetime | int | None = None,
+        actor: str | None = None,
+        name: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Entry]:
+        """Yield entries by time, each writer's own order kept, skipping damage and what retention hides.
+
+        Oldest first by default; *newest_first* is the exact reverse of the same facts. (Unless a writer's
+        clock stepped back: its facts keep their order, but their place among other writers' may then differ.)
+        *since* is included, *until* is not; ints are nanoseconds since the epoch.
+
+        *after* is the cursor of an entry read with the same *kinds* and *newest_first* (ConfigError if the
+        direction differs): reading resumes just past it. Oldest first it misses nothing that was appended
+        since, by any writer, however early its time; newest first it goes on to what is older.
+
+        A fact stored twice with the same identity is yielded once in one reading. What is appended while
+        reading may be seen or not. Raises ConfigError for wrong arguments, LogUnavailable when the log cannot
+        be reached, LogTooNew when a newer version wrote it. Memory does not grow with the number of facts.
+        """
+
+    @abstractmethod
+    def stats(self) -> LogStats:
+        """Return what is stored now, facts hidden by retention included. Raises as ``read``.
+
+        Counts lines, not verified facts: only a scan tells what is damaged. The oldest and newest times are
+        those of each writer's first and last fact.
+        """
+
+    def seal(self) -> None:
+        """End in an orderly way what is open for writing; a later append begins anew. Never raises."""
+        return
+
+    @abstractmethod
+    def appended(self) -> dict[tuple[str, FactKind], tuple[int, int]]:
+        """Return (records, bytes) that this process appended since opening, by system and kind. Takes no lock."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Force what was appended to where it survives a power cut, or raise LogUnavailable.
+
+        Also raises, once, what went wrong while forcing in the background.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Flush, seal, and give up every resource. Closing twice is closing once. Never raises."""
+
+    def __enter__(self: _Log) -> _Log:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

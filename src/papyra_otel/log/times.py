@@ -1,0 +1,57 @@
+"""Wall time as text: RFC 3339 in UTC with exactly nine digits, the only form on the wire.
+
+Never a JSON number: jq and Go collectors round those to 2**53. Fixed width, so text order is time order.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+import time
+from datetime import datetime, timezone
+from functools import lru_cache
+
+__all__ = ["MAX_UNIX_NANO", "format_time", "parse_time", "unix_nano_of"]
+
+_NANOS = 1_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+MAX_UNIX_NANO = 253_402_300_799_999_999_999  # 9999-12-31T23:59:59.999999999Z
+_CHARS = len("2026-11-22T20:02:45.123456789Z")
+_FRACTION = re.compile(r"\d{9}", re.ASCII)
+_SHAPE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", re.ASCII)
+
+
+def format_time(unix_nano: int) -> str:
+    """Return ``2026-11-22T20:02:45.123456789Z``; times outside the years 1970 to 9999 become the nearest."""
+    if not 0 <= unix_nano <= MAX_UNIX_NANO:
+        unix_nano = min(max(unix_nano, 0), MAX_UNIX_NANO)
+    seconds, nanos = divmod(unix_nano, _NANOS)
+    return f"{_second_text(seconds)}.{nanos:09d}Z"
+
+
+def parse_time(text: str) -> int:
+    """Return nanoseconds since the epoch. Raises ValueError for anything but the exact form above."""
+    if len(text) != _CHARS or text[19] != "." or text[29] != "Z" or _FRACTION.fullmatch(text, 20, 29) is None:
+        raise ValueError(f"{text!r} is not a UTC time with nine digits")
+    return _second_number(text[:19]) * _NANOS + int(text[20:29])
+
+
+def unix_nano_of(moment: datetime | int) -> int:
+    """Return *moment* in nanoseconds since the epoch; an int already is. A naive datetime is local time."""
+    if isinstance(moment, int):
+        return moment
+    # Not timestamp(): a float does not hold microseconds for ever.
+    since = (moment if moment.tzinfo else moment.astimezone()) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * _NANOS + since.microseconds * 1000
+
+
+@lru_cache(maxsize=64)
+def _second_text(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).rjust(19, "0")
+
+
+@lru_cache(maxsize=4096)
+def _second_number(text: str) -> int:
+    if _SHAPE.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is not a UTC time")
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))

@@ -1,0 +1,13 @@
+"""Tools for tests: of programs that record facts, and of log backends.
+
+    with capture_facts() as captured:
+        run_my_actors()
+    assert captured.named("papyra.actor.exception")
+
+Nothing here needs pytest, except running ``LogContract``: the tests that every log backend passes.
+"""
+
+from papyra_otel.testing.capture import CapturedFacts, CapturingEmitter, capture_facts, make_fact
+from papyra_otel.testing.contract import LogContract, MakeLog
+
+__all__ = ["CapturedFacts", "CapturingEmitter", "LogContract", "MakeLog", "capture_facts", "make_fact"]
