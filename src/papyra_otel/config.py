@@ -1,0 +1,266 @@
+"""Settings: frozen, validated, and the only reader of the environment.
+
+The ``OTEL_PYTHON_PAPYRA_*`` constants are also what ``opentelemetry-instrument`` makes its flags from
+(``--papyra_log`` and so on): every attribute here that begins with ``OTEL_`` becomes one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote
+
+from papyra_otel.errors import ConfigError
+from papyra_otel.log.retention import Retention, parse_retention
+from papyra_otel.payload import redact_url
+
+__all__ = ["ForwardMode", "FsyncMode", "MessagePolicy", "PayloadMode", "Settings", "StartupMode", "WriteMode"]
+
+OTEL_PYTHON_PAPYRA_LOG: Final = "OTEL_PYTHON_PAPYRA_LOG"
+OTEL_PYTHON_PAPYRA_SYSTEM: Final = "OTEL_PYTHON_PAPYRA_SYSTEM"
+OTEL_PYTHON_PAPYRA_STARTUP: Final = "OTEL_PYTHON_PAPYRA_STARTUP"
+OTEL_PYTHON_PAPYRA_RETENTION: Final = "OTEL_PYTHON_PAPYRA_RETENTION"
+OTEL_PYTHON_PAPYRA_FSYNC: Final = "OTEL_PYTHON_PAPYRA_FSYNC"
+OTEL_PYTHON_PAPYRA_WRITE: Final = "OTEL_PYTHON_PAPYRA_WRITE"
+OTEL_PYTHON_PAPYRA_MESSAGES: Final = "OTEL_PYTHON_PAPYRA_MESSAGES"
+OTEL_PYTHON_PAPYRA_PAYLOAD: Final = "OTEL_PYTHON_PAPYRA_PAYLOAD"
+OTEL_PYTHON_PAPYRA_FORWARD: Final = "OTEL_PYTHON_PAPYRA_FORWARD"
+OTEL_PYTHON_PAPYRA_FORWARD_MESSAGES: Final = "OTEL_PYTHON_PAPYRA_FORWARD_MESSAGES"
+OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD: Final = "OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD"
+OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL: Final = "OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL"
+OTEL_PYTHON_PAPYRA_SCAN_INTERVAL: Final = "OTEL_PYTHON_PAPYRA_SCAN_INTERVAL"
+
+_PREFIX = "OTEL_PYTHON_PAPYRA_"
+_MODE = TypeVar("_MODE", bound=Enum)
+
+
+class StartupMode(str, Enum):
+    """What to do about old damage before the first actor runs."""
+
+    IGNORE = "ignore"
+    SCAN = "scan"
+    RECOVER = "recover"
+    FAIL = "fail"
+
+
+class FsyncMode(str, Enum):
+    """When written facts are forced to the disk. A killed process loses nothing in any mode; a power cut may."""
+
+    NEVER = "never"
+    INTERVAL = "interval"
+    ALWAYS = "always"
+
+
+class WriteMode(str, Enum):
+    """Whether a fact is with the kernel when ``emit`` returns, or waits in the ring for the writer thread."""
+
+    THROUGH = "through"
+    QUEUED = "queued"
+
+
+class PayloadMode(str, Enum):
+    """How much of an undeliverable message is kept."""
+
+    NONE = "none"
+    REDACTED = "redacted"
+    FULL = "full"
+
+
+class ForwardMode(str, Enum):
+    """How facts reach the application's own OTel pipeline."""
+
+    LIVE = "live"
+    OUTBOX = "outbox"
+    OFF = "off"
+
+
+class MessagePolicy:
+    """Which ``message.processed`` facts are kept: ``all``, ``failed``, ``sampled:N`` or ``off``.
+
+    ``sampled:N`` keeps one in N, and every failed one.
+    """
+
+    def __init__(self, text: str = "all", *, pick: Callable[[], float] = random.random) -> None:
+        sampled = re.fullmatch(r"sampled:([1-9][0-9]{0,8})", text)
+        if text not in {"all", "failed", "off"} and sampled is None:
+            raise ConfigError(
+                f"{OTEL_PYTHON_PAPYRA_MESSAGES}={text!r} is not one of all, failed, off, sampled:N "
+                f"(N a whole number from 1 up, for one in N)"
+            )
+        self.text = text
+        self._share = 1 / int(sampled[1]) if sampled else float(text == "all")
+        self._failed = text != "off"
+        self._pick = pick
+
+    def keeps(self, *, failed: bool) -> bool:
+        """Say whether this message's fact is kept."""
+        if failed:
+            return self._failed
+        return self._share == 1.0 or (self._share > 0.0 and self._pick() < self._share)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MessagePolicy) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"MessagePolicy({self.text!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a user can choose. Wrong values cannot exist: building one raises ConfigError.
+
+    *log* is a log URL. *system* names the actor system where it has no id of its own, and overrides it
+    where it has. Intervals in seconds; *scan_interval_seconds* None means off.
+    """
+
+    log: str = "file:papyra-facts"
+    system: str | None = None
+    startup: StartupMode = StartupMode.SCAN
+    retention: Retention = field(default_factory=Retention)
+    fsync: FsyncMode = FsyncMode.INTERVAL
+    write: WriteMode = WriteMode.THROUGH
+    messages: MessagePolicy = field(default_factory=MessagePolicy)
+    payload: PayloadMode = PayloadMode.REDACTED
+    forward: ForwardMode = ForwardMode.LIVE
+    forward_messages: bool = False
+    forward_payload: bool = False
+    audit_interval_seconds: float = 60.0
+    scan_interval_seconds: float | None = None
+    service_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.audit_interval_seconds <= 0:
+            raise ConfigError(
+                f"{OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL} must be more than 0 s, not {self.audit_interval_seconds}"
+            )
+        if self.scan_interval_seconds is not None and self.scan_interval_seconds <= 0:
+            raise ConfigError(
+                f"{OTEL_PYTHON_PAPYRA_SCAN_INTERVAL} must be more than 0 s or off, not {self.scan_interval_seconds}"
+            )
+
+    def __repr__(self) -> str:
+        shown = {f.name: getattr(self, f.name) for f in fields(self)} | {"log": redact_url(self.log)}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    @classmethod
+    def load(
+        cls, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+    ) -> Settings:
+        """Return the settings of *environ* (the process's by default), with *overrides* on top.
+
+        *overrides* are named as the fields or, as text, as the environment variables without prefix
+        (``log``, ``audit_interval``, ...); None means not given. Raises ConfigError naming what is wrong.
+        """
+        source = os.environ if environ is None else environ
+        texts = {name: text for name, text in source.items() if name.startswith(_PREFIX) and text != ""}
+        values = {_setting_of(name): text for name, text in texts.items()}
+        values |= {
+            _setting_of(_PREFIX + name.upper()): v for name, v in (overrides or {}).items() if v is not None
+        }
+        parsed = {_FIELDS[name]: _PARSERS[name](value) for name, value in values.items()}
+        return cls(**parsed, service_name=_service_name(source))
+
+
+def _setting_of(variable: str) -> str:
+    name = variable.removeprefix(_PREFIX).lower().removesuffix("_seconds")
+    if name not in _PARSERS:
+        close = difflib.get_close_matches(name, _PARSERS, n=1)
+        hint = f"; did you mean {_PREFIX}{close[0].upper()}?" if close else ""
+        known = ", ".join(n.upper() for n in _PARSERS)
+        raise ConfigError(f"{variable} is not a setting of papyra-otel{hint} (known: {known})")
+    return name
+
+
+def _mode(variable: str, kind: type[_MODE]) -> Callable[[Any], _MODE]:
+    def parse(value: Any) -> _MODE:
+        try:
+            return kind(
+                value.strip().lower() if isinstance(value, str) and not isinstance(value, Enum) else value
+            )
+        except ValueError:
+            choices = ", ".join(str(member.value) for member in kind)
+            raise ConfigError(f"{variable}={value!r} is not one of {choices}") from None
+
+    return parse
+
+
+def _flag(variable: str) -> Callable[[Any], bool]:
+    def parse(value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        text = str(value).strip().lower()
+        if text in {"true", "1", "on", "yes"}:
+            return True
+        if text in {"false", "0", "off", "no"}:
+            return False
+        raise ConfigError(f"{variable}={value!r} is not one of true, false")
+
+    return parse
+
+
+_UNIT_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(variable: str) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*", str(value))
+        if match is None:
+            raise ConfigError(f"{variable}={value!r} is not a time in seconds, such as 30, 30s, 5m or 500ms")
+        return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+    return parse
+
+
+def _seconds_or_off(variable: str) -> Callable[[Any], float | None]:
+    seconds = _seconds(variable)
+    return lambda value: None if str(value).strip().lower() == "off" else seconds(value)
+
+
+def _text(value: Any) -> str:
+    return str(value).strip()
+
+
+def _retention(value: Any) -> Retention:
+    return value if isinstance(value, Retention) else parse_retention(str(value))
+
+
+def _messages(value: Any) -> MessagePolicy:
+    return value if isinstance(value, MessagePolicy) else MessagePolicy(str(value).strip().lower())
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "log": _text,
+    "system": _text,
+    "startup": _mode(OTEL_PYTHON_PAPYRA_STARTUP, StartupMode),
+    "retention": _retention,
+    "fsync": _mode(OTEL_PYTHON_PAPYRA_FSYNC, FsyncMode),
+    "write": _mode(OTEL_PYTHON_PAPYRA_WRITE, WriteMode),
+    "messages": _messages,
+    "payload": _mode(OTEL_PYTHON_PAPYRA_PAYLOAD, PayloadMode),
+    "forward": _mode(OTEL_PYTHON_PAPYRA_FORWARD, ForwardMode),
+    "forward_messages": _flag(OTEL_PYTHON_PAPYRA_FORWARD_MESSAGES),
+    "forward_payload": _flag(OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD),
+    "audit_interval": _seconds(OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL),
+    "scan_interval": _seconds_or_off(OTEL_PYTHON_PAPYRA_SCAN_INTERVAL),
+}
+_FIELDS = {name: f"{name}_seconds" if name.endswith("_interval") else name for name in _PARSERS}
+
+
+def _service_name(environ: Mapping[str, str]) -> str | None:
+    """Return ``service.name`` as the OTel SDK would read it from the environment, or None."""
+    if name := environ.get("OTEL_SERVICE_NAME", "").strip():
+        return name
+    for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, _, value = pair.partition("=")
+        if key.strip() == "service.name" and value.strip():
+            return unquote(value.strip())
+    return None

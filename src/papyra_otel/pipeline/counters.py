@@ -1,0 +1,72 @@
+"""Plain integers behind the observable instruments: cheap to add to, read only at collection."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from papyra_otel import semconv
+
+__all__ = ["Counters", "Key"]
+
+Key = tuple[str, ...]
+
+
+class Counters:
+    """Named counts by attribute values. Exact under threads; *add* is one lock and one dict entry.
+
+    A key holds the values of the attributes that ``pipeline.metrics`` lists for that metric, in that
+    order. Keys come from bounded sets only: types are folded by ``TypeCap`` before they get here.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, dict[Key, int]] = {}
+
+    def add(self, metric: str, key: Key, amount: int = 1) -> None:
+        """Add *amount* (negative for an up-down counter) to *metric* at *key*."""
+        with self._lock:
+            counts = self._counts.get(metric)
+            if counts is None:
+                counts = self._counts[metric] = {}
+            counts[key] = counts.get(key, 0) + amount
+
+    def observe_zero(self, metric: str, keys: Iterable[Key]) -> None:
+        """Make *keys* visible as 0, so that the first real one is an increase."""
+        with self._lock:
+            counts = self._counts.setdefault(metric, {})
+            for key in keys:
+                counts.setdefault(key, 0)
+
+    def read(self, metric: str) -> list[tuple[Key, int]]:
+        """Return the counts of *metric*, a copy."""
+        with self._lock:
+            return list(self._counts.get(metric, {}).items())
+
+    def total(self, metric: str) -> int:
+        """Return the sum over all keys of *metric*."""
+        return sum(count for _, count in self.read(metric))
+
+    def reset(self) -> None:
+        """Begin again from nothing, with a new lock: what a forked child does."""
+        self._lock = threading.Lock()
+        self._counts = {}
+
+
+class TypeCap:
+    """Keep a set of attribute values bounded: what comes after the first *limit* becomes ``_OTHER``."""
+
+    def __init__(self, counters: Counters, what: str, limit: int) -> None:
+        self._counters = counters
+        self._what = what
+        self._limit = limit
+        self._known: dict[str, str] = {}
+
+    def __call__(self, value: str) -> str:
+        known = self._known.get(value)
+        if known is not None:
+            return known
+        if len(self._known) < self._limit:
+            return self._known.setdefault(value, value)
+        self._counters.add(semconv.ATTRIBUTE_OVERFLOW, (self._what,))
+        return semconv.OTHER

@@ -1,0 +1,192 @@
+"""Observable instruments over the plain integers of this process's recordings.
+
+Instruments cannot be taken back in OTel, so they are made once per meter provider and read whatever
+sources are attached at collection; with none attached they report nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
+
+from papyra_otel import semconv as s
+from papyra_otel.facts import FactKind
+from papyra_otel.pipeline.counters import Counters, Key
+
+__all__ = ["Metrics", "Source"]
+
+_NANOS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What one recording offers to be read at collection. Callables are quick and take no lock for long.
+
+    *appended* returns (records, bytes) by (system, kind); *waiting* (size, capacity, oldest ns or None);
+    *last_audits* the time of the last audit by system, in nanoseconds since the epoch.
+    """
+
+    backend: str
+    counters: Counters
+    appended: Callable[[], dict[tuple[str, FactKind], tuple[int, int]]]
+    waiting: Callable[[], tuple[int, int, int | None]]
+    last_audits: Callable[[], dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """One metric that is a plain count: its name, unit, and the attributes its key holds, in order."""
+
+    name: str
+    unit: str
+    attributes: tuple[str, ...]
+    description: str
+    up_down: bool = False
+
+
+COUNTED = (
+    _Counted(s.ACTOR_STARTS, "{start}", (s.SYSTEM_ID, s.ACTOR_TYPE), "Actors that became ready for messages"),
+    _Counted(
+        s.ACTOR_STOPS, "{stop}", (s.SYSTEM_ID, s.ACTOR_TYPE, s.STOP_REASON), "Actors that ended for good"
+    ),
+    _Counted(s.ACTOR_RESTARTS, "{restart}", (s.SYSTEM_ID, s.ACTOR_TYPE), "New incarnations of actors"),
+    _Counted(
+        s.ACTOR_FAILURES,
+        "{failure}",
+        (s.SYSTEM_ID, s.ACTOR_TYPE, s.FAILURE_PHASE, s.ERROR_TYPE),
+        "Exceptions that an actor did not handle",
+    ),
+    _Counted(
+        s.ACTOR_COUNT,
+        "{actor}",
+        (s.SYSTEM_ID, s.ACTOR_TYPE, s.ACTOR_STATE),
+        "Actors now, by state",
+        up_down=True,
+    ),
+    _Counted(
+        s.SUPERVISION_DECISIONS,
+        "{decision}",
+        (s.SYSTEM_ID, s.ACTOR_TYPE, s.SUPERVISION_DIRECTIVE, s.SUPERVISION_SOURCE, s.SUPERVISION_OUTCOME),
+        "What was decided about failed actors",
+    ),
+    _Counted(
+        s.PROCESSED_MESSAGES,
+        "{message}",
+        (s.SYSTEM_ID, s.ACTOR_TYPE, s.MESSAGE_KIND, s.ERROR_TYPE),
+        "Messages that actors handled",
+    ),
+    _Counted(
+        s.DEAD_LETTER_MESSAGES,
+        "{message}",
+        (s.SYSTEM_ID, s.ACTOR_TYPE, s.MESSAGE_TYPE, s.MESSAGE_KIND, s.DEAD_LETTER_REASON),
+        "Messages that could not be delivered",
+    ),
+    _Counted(
+        s.PERSISTENCE_DROPPED,
+        "{record}",
+        (s.BACKEND_TYPE, s.FACT_KIND, s.ERROR_TYPE, s.SYSTEM_ID),
+        "Facts that nobody accepted",
+    ),
+    _Counted(s.INSTRUMENTATION_ERRORS, "{error}", (s.WHAT,), "Failures of the instrumentation itself"),
+    _Counted(s.EVENT_SUPPRESSED, "{event}", (s.WHAT,), "Events kept in the log but not forwarded"),
+    _Counted(s.ATTRIBUTE_OVERFLOW, "{value}", (s.WHAT,), "Attribute values folded into _OTHER"),
+)
+
+
+class Metrics:
+    """The instruments of one meter provider. Thread-safe."""
+
+    def __init__(
+        self, provider: MeterProvider | None = None, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._provider = provider
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sources: tuple[Source, ...] = ()
+        self._made = False
+
+    def attach(self, source: Source) -> None:
+        """Let *source* be read from now on."""
+        with self._lock:
+            self._sources = (*self._sources, source)
+            if not self._made:
+                self._made = True
+                self._make()
+
+    def detach(self, source: Source) -> None:
+        """Read *source* no more."""
+        with self._lock:
+            self._sources = tuple(other for other in self._sources if other is not source)
+
+    def _make(self) -> None:
+        meter = (self._provider or get_meter_provider()).get_meter(s.SCOPE_NAME, schema_url=s.SCHEMA_URL)
+        for metric in COUNTED:
+            make = (
+                meter.create_observable_up_down_counter if metric.up_down else meter.create_observable_counter
+            )
+            make(metric.name, [self._reading(self._counts, metric)], metric.unit, metric.description)
+        meter.create_observable_counter(
+            s.PERSISTENCE_RECORDS, [self._reading(self._appended, 0)], "{record}", "Facts stored"
+        )
+        meter.create_observable_counter(
+            s.PERSISTENCE_BYTES, [self._reading(self._appended, 1)], "By", "Bytes of facts stored"
+        )
+        for name, unit, description, read in (
+            (s.QUEUE_SIZE, "{record}", "Facts waiting for the log", self._queue_size),
+            (s.QUEUE_CAPACITY, "{record}", "How many facts can wait", self._queue_capacity),
+            (
+                s.QUEUE_OLDEST_AGE,
+                "s",
+                "Age of the fact that waits longest, 0 when none does",
+                self._queue_age,
+            ),
+            (s.AUDIT_AGE, "s", "Time since the last audit", self._audit_age),
+        ):
+            meter.create_observable_gauge(name, [self._reading(read, None)], unit, description)
+
+    def _reading(
+        self, read: Callable[..., Iterable[Observation]], argument: object
+    ) -> Callable[[CallbackOptions], Sequence[Observation]]:
+        def callback(options: CallbackOptions) -> Sequence[Observation]:
+            del options
+            return [each for source in self._sources for each in read(source, argument)]
+
+        return callback
+
+    @staticmethod
+    def _counts(source: Source, metric: _Counted) -> Iterable[Observation]:
+        for key, count in source.counters.read(metric.name):
+            yield Observation(count, _named(metric.attributes, key))
+
+    @staticmethod
+    def _appended(source: Source, which: int) -> Iterable[Observation]:
+        for (system, kind), amounts in source.appended().items():
+            yield Observation(
+                amounts[which], {s.BACKEND_TYPE: source.backend, s.FACT_KIND: kind.value, s.SYSTEM_ID: system}
+            )
+
+    @staticmethod
+    def _queue_size(source: Source, _: object) -> Iterable[Observation]:
+        yield Observation(source.waiting()[0], {s.BACKEND_TYPE: source.backend})
+
+    @staticmethod
+    def _queue_capacity(source: Source, _: object) -> Iterable[Observation]:
+        yield Observation(source.waiting()[1], {s.BACKEND_TYPE: source.backend})
+
+    def _queue_age(self, source: Source, _: object) -> Iterable[Observation]:
+        oldest = source.waiting()[2]
+        age = 0.0 if oldest is None else max(self._clock() - oldest, 0) / _NANOS
+        yield Observation(age, {s.BACKEND_TYPE: source.backend})
+
+    def _audit_age(self, source: Source, _: object) -> Iterable[Observation]:
+        for system, moment in source.last_audits().items():
+            yield Observation(max(self._clock() - moment, 0) / _NANOS, {s.SYSTEM_ID: system})
+
+
+def _named(names: tuple[str, ...], key: Key) -> dict[str, str]:
+    """Pair attribute names with a key's values; an empty value means the attribute is absent (``error.type``)."""
+    return {name: value for name, value in zip(names, key, strict=True) if value}

@@ -1,0 +1,183 @@
+"""What waits while the log is away: bounded, in order, the least valuable shed first, every loss accounted for."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from papyra_otel import semconv
+from papyra_otel.facts import Fact, FactKind
+
+__all__ = ["Losses", "Ring"]
+
+_RANGES_MAX = 64
+_FIXED_BYTES = 400  # a fact's own weight without its texts: an estimate for the bound, not a measurement
+
+
+def _value(fact: Fact) -> int:
+    """Return how much a fact is worth keeping: processed messages least, dead letters most."""
+    if fact.kind is FactKind.DEAD_LETTER:
+        return 3
+    if fact.kind is FactKind.AUDIT:
+        return 2
+    return 0 if fact.name == semconv.MESSAGE_PROCESSED else 1
+
+
+def _weight(fact: Fact) -> int:
+    return _FIXED_BYTES + sum(len(value) for value in fact.attributes.values() if isinstance(value, str))
+
+
+class Ring:
+    """A bounded queue of facts. Not thread-safe: its owner holds the lock.
+
+    *capacity* in facts and *capacity_bytes* (estimated) both hold. When it is full the oldest of the
+    least valuable facts gives way, which may be the one just offered.
+    """
+
+    def __init__(self, capacity: int, capacity_bytes: int) -> None:
+        self.capacity = capacity
+        self._capacity_bytes = capacity_bytes
+        self._bytes = 0
+        self._order: deque[list[Fact]] = deque()  # a shed fact leaves an empty cell behind
+        self._by_value: tuple[deque[list[Fact]], ...] = (deque(), deque(), deque(), deque())
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def put(self, fact: Fact) -> list[Fact]:
+        """Add *fact* at the end; return what had to give way."""
+        cell = [fact]
+        self._order.append(cell)
+        self._by_value[_value(fact)].append(cell)
+        self._size += 1
+        self._bytes += _weight(fact)
+        shed: list[Fact] = []
+        while self._size > self.capacity or (self._bytes > self._capacity_bytes and self._size > 1):
+            shed.append(self._shed())
+        return shed
+
+    def take(self, count: int) -> list[Fact]:
+        """Remove and return up to *count* facts from the front."""
+        taken: list[Fact] = []
+        while self._order and len(taken) < count:
+            cell = self._order.popleft()
+            if cell:
+                taken.append(self._empty(cell))
+        self._drop_empty_cells()
+        return taken
+
+    def put_back(self, facts: Sequence[Fact]) -> list[Fact]:
+        """Return *facts* to the front, in order, after they could not be stored; return what had to give way."""
+        for fact in reversed(facts):
+            cell = [fact]
+            self._order.appendleft(cell)
+            self._by_value[_value(fact)].appendleft(cell)
+            self._size += 1
+            self._bytes += _weight(fact)
+        shed: list[Fact] = []
+        while self._size > self.capacity:
+            shed.append(self._shed())
+        return shed
+
+    def oldest_unix_nano(self) -> int | None:
+        """Return when the fact that waits longest happened."""
+        return next((cell[0].time_unix_nano for cell in self._order if cell), None)
+
+    def clear(self) -> list[Fact]:
+        """Remove and return everything."""
+        return self.take(self._size)
+
+    def _shed(self) -> Fact:
+        for cells in self._by_value:
+            while cells:
+                cell = cells.popleft()
+                if cell:
+                    fact = self._empty(cell)
+                    self._drop_empty_cells()
+                    return fact
+        raise AssertionError("shedding from an empty ring")
+
+    def _empty(self, cell: list[Fact]) -> Fact:
+        fact = cell.pop()
+        self._size -= 1
+        self._bytes -= _weight(fact)
+        return fact
+
+    def _drop_empty_cells(self) -> None:
+        """Keep the number of cells near the number of facts."""
+        for cells in (self._order, *self._by_value):
+            while cells and not cells[0]:
+                cells.popleft()
+            if len(cells) > 2 * self.capacity:
+                live = [cell for cell in cells if cell]
+                cells.clear()
+                cells.extend(live)
+
+
+@dataclass(slots=True)
+class _Lost:
+    count: int = 0
+    starts: list[int] = field(default_factory=list[int])
+    ends: list[int] = field(default_factory=list[int])
+
+    def add(self, seq: int) -> None:
+        self.count += 1
+        at = bisect_left(self.starts, seq)
+        if at > 0 and self.ends[at - 1] == seq - 1:
+            self.ends[at - 1] = seq
+        else:
+            self.starts.insert(at, seq)
+            self.ends.insert(at, seq)
+        if at < len(self.starts) - 1 and self.starts[at + 1] == self.ends[at] + 1 and self.ends[at] == seq:
+            self._join(at)
+        if len(self.starts) > _RANGES_MAX:
+            gaps = [self.starts[i + 1] - self.ends[i] for i in range(len(self.starts) - 1)]
+            self._join(gaps.index(min(gaps)))
+
+    def _join(self, at: int) -> None:
+        self.ends[at] = self.ends.pop(at + 1)
+        del self.starts[at + 1]
+
+
+class Losses:
+    """What nobody accepted, by system, writer and kind, until it has been told in a ``papyra.fact.dropped`` fact.
+
+    Counts are exact. Sequence ranges are at most 64 per writer and kind; beyond that neighbours are joined,
+    so a range may cover a fact that was stored, but never leaves out one that was not.
+    """
+
+    def __init__(self) -> None:
+        self._lost: dict[tuple[str, str, FactKind], _Lost] = {}
+        self._error_types: dict[str, str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._lost)
+
+    def add(self, fact: Fact, error_type: str) -> None:
+        """Note that *fact* is lost because of *error_type*."""
+        key = (fact.system, fact.writer or "", fact.kind)
+        self._lost.setdefault(key, _Lost()).add(fact.seq or 0)
+        self._error_types[fact.system] = error_type
+
+    def take(self) -> Iterator[dict[str, object]]:
+        """Forget everything, yielding the attributes of one explaining fact per system."""
+        lost, self._lost = self._lost, {}
+        error_types, self._error_types = self._error_types, {}
+        for system in dict.fromkeys(system for system, _, _ in lost):
+            of_system = {
+                (writer, kind): entry for (name, writer, kind), entry in lost.items() if name == system
+            }
+            yield {
+                semconv.SYSTEM_ID: system,
+                semconv.DROPPED_COUNT: sum(entry.count for entry in of_system.values()),
+                semconv.DROPPED_BY_KIND: [f"{kind}={entry.count}" for (_, kind), entry in of_system.items()],
+                semconv.DROPPED_RANGES: [
+                    f"{writer}-{kind}-{start}..{end}"
+                    for (writer, kind), entry in of_system.items()
+                    for start, end in zip(entry.starts, entry.ends, strict=True)
+                ],
+                semconv.ERROR_TYPE: error_types[system],
+            }

@@ -1,0 +1,155 @@
+"""The instruments read plain integers at collection, with the documented names, units and attributes."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from papyra_otel import Actor, Recorder, semconv
+from papyra_otel.pipeline.counters import Counters, TypeCap
+from papyra_otel.pipeline.metrics import Metrics, Source
+from papyra_otel.recorder import AuditSnapshot
+
+NOW = 1_700_000_000_000_000_000
+
+
+class Collected:
+    def __init__(self, pipeline):
+        self.reader = InMemoryMetricReader()
+        self.metrics = Metrics(
+            MeterProvider([self.reader], shutdown_on_exit=False), clock=lambda: NOW + 5_000_000_000
+        )
+        self.recorder = Recorder(pipeline.logger, pipeline.counters, clock=lambda: NOW)
+        self.source = Source(
+            backend="memory",
+            counters=pipeline.counters,
+            appended=pipeline.log.appended,
+            waiting=pipeline.writer.waiting,
+            last_audits=self.recorder.last_audits_unix_nano,
+        )
+        self.metrics.attach(self.source)
+
+    def points(self) -> dict[str, list[tuple[dict, float]]]:
+        data = self.reader.get_metrics_data()
+        return {
+            metric.name: [(dict(point.attributes), point.value) for point in metric.data.data_points]
+            for resource in (data.resource_metrics if data else [])
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def units(self) -> dict[str, str]:
+        data = self.reader.get_metrics_data()
+        return {m.name: m.unit for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics}
+
+
+@pytest.fixture
+def collected(pipeline):
+    return Collected(pipeline)
+
+
+ACTOR = Actor(system="orders", type="shop.Worker", address="orders/1")
+
+
+def test_actors_are_counted_by_type(collected):
+    for _ in range(3):
+        collected.recorder.started(ACTOR)
+    collected.recorder.stopped(ACTOR, reason="requested")
+    points = collected.points()
+    by_type = {semconv.SYSTEM_ID: "orders", semconv.ACTOR_TYPE: "shop.Worker"}
+    assert points[semconv.ACTOR_STARTS] == [(by_type, 3)]
+    assert points[semconv.ACTOR_STOPS] == [({**by_type, semconv.STOP_REASON: "requested"}, 1)]
+    assert points[semconv.ACTOR_COUNT] == [({**by_type, semconv.ACTOR_STATE: "alive"}, 2)]
+
+
+def test_an_actor_that_never_started_does_not_lower_the_number_of_actors(collected):
+    collected.recorder.stopped(ACTOR, reason="start_failed", was_started=False)
+    assert semconv.ACTOR_COUNT not in collected.points()
+
+
+def test_records_and_bytes_are_those_of_the_log(collected, pipeline):
+    pipeline.emit(0)
+    pipeline.emit(1, name=semconv.AUDIT_COMPLETED)
+    stats = pipeline.log.stats().streams
+    points = collected.points()
+    for name, field in ((semconv.PERSISTENCE_RECORDS, "records"), (semconv.PERSISTENCE_BYTES, "bytes")):
+        measured = {attributes[semconv.FACT_KIND]: value for attributes, value in points[name]}
+        assert measured == {
+            kind.value: getattr(of_kind, field) for kind, of_kind in stats.items() if of_kind.records
+        }
+
+
+def test_the_queue_is_measured(collected, pipeline):
+    pipeline.log.away = "EIO"
+    pipeline.emit(0)
+    points = collected.points()
+    assert points[semconv.QUEUE_SIZE] == [({semconv.BACKEND_TYPE: "memory"}, 1)]
+    assert points[semconv.QUEUE_CAPACITY] == [({semconv.BACKEND_TYPE: "memory"}, 10_000)]
+    assert points[semconv.QUEUE_OLDEST_AGE] == [({semconv.BACKEND_TYPE: "memory"}, 5.0)]
+
+
+def test_a_message_without_an_error_has_no_error_type(collected):
+    collected.recorder.processed(ACTOR, message="x", kind="tell", duration_seconds=0.1)
+    collected.recorder.processed(ACTOR, message="x", kind="tell", duration_seconds=0.1, error=KeyError())
+    values = {
+        attributes.get("error.type"): value
+        for attributes, value in collected.points()[semconv.PROCESSED_MESSAGES]
+    }
+    assert values == {None: 1, "KeyError": 1}
+
+
+def test_messages_that_are_not_kept_are_counted_all_the_same(pipeline):
+    from papyra_otel.config import MessagePolicy
+
+    recorder = Recorder(pipeline.logger, pipeline.counters, messages=MessagePolicy("off"))
+    recorder.processed(ACTOR, message="x", kind="tell", duration_seconds=0.1)
+    assert pipeline.log.facts() == []
+    assert pipeline.counters.total(semconv.PROCESSED_MESSAGES) == 1
+
+
+def test_the_age_of_the_last_audit_is_in_seconds(collected):
+    collected.recorder.audit(AuditSnapshot(system="orders"))
+    assert collected.points()[semconv.AUDIT_AGE] == [({semconv.SYSTEM_ID: "orders"}, 5.0)]
+
+
+def test_units_are_those_of_the_conventions(collected, pipeline):
+    collected.recorder.started(ACTOR)
+    pipeline.emit()
+    units = collected.units()
+    assert units[semconv.ACTOR_STARTS] == "{start}"
+    assert units[semconv.PERSISTENCE_BYTES] == "By"
+    assert units[semconv.QUEUE_OLDEST_AGE] == "s"
+    assert "1" not in units.values()
+
+
+def test_a_detached_source_reports_nothing(collected):
+    collected.recorder.started(ACTOR)
+    collected.metrics.detach(collected.source)
+    assert collected.points() == {}
+
+
+def test_attaching_again_makes_no_second_instrument(collected, caplog):
+    collected.metrics.detach(collected.source)
+    collected.metrics.attach(collected.source)
+    collected.recorder.started(ACTOR)
+    assert len(collected.points()[semconv.ACTOR_STARTS]) == 1
+    assert caplog.records == []
+
+
+def test_attribute_values_are_bounded_and_the_rest_is_counted():
+    counters = Counters()
+    cap = TypeCap(counters, "papyra.actor.type", 2)
+    assert [cap(value) for value in "abcda"] == ["a", "b", "_OTHER", "_OTHER", "a"]
+    assert counters.read(semconv.ATTRIBUTE_OVERFLOW) == [(("papyra.actor.type",), 2)]
+
+
+def test_every_metric_says_its_system_where_it_has_one(collected, pipeline):
+    collected.recorder.started(ACTOR)
+    collected.recorder.crashed(ACTOR, ValueError("x"), phase="receive")
+    collected.recorder.decided(ACTOR, directive="restart", source="policy", outcome="restarted")
+    collected.recorder.restarted(ACTOR, incarnation=1)
+    collected.recorder.dead_letter(ACTOR, message="x", reason="actor_stopped", kind="tell")
+    of_actors = {name: points for name, points in collected.points().items() if ".persistence." not in name}
+    assert len(of_actors) == 6
+    assert all(semconv.SYSTEM_ID in attributes for points in of_actors.values() for attributes, _ in points)
