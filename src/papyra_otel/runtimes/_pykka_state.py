@@ -1,0 +1,163 @@
+"""What the pykka adapter knows of one actor, and of the envelopes that go to it."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any, Final
+
+from papyra_otel.pipeline.guard import Guard
+from papyra_otel.recorder import Actor, qualified_name
+from papyra_otel.runtimes.adapter import Ability
+
+__all__ = [
+    "ACTOR_REFS",
+    "NEEDS",
+    "NOTES",
+    "STOP_ALL",
+    "Never",
+    "State",
+    "envelope_in_hand",
+    "stamped_envelope",
+    "stop_reason",
+    "type_name",
+    "waited_seconds",
+]
+
+NEEDS: Final[dict[Ability, frozenset[str]]] = {
+    Ability.LIFECYCLE: frozenset(
+        {
+            "Actor._actor_loop",
+            "Actor._actor_loop_setup",
+            "Actor._actor_loop_teardown",
+            "Actor._handle_failure",
+            "Actor._handle_receive",
+            "Actor._stop",
+            "ActorRegistry.stop_all",
+            "pykka.messages._ActorStop",
+            "pykka._ref.Envelope",
+        }
+    ),
+    Ability.CRASHED: frozenset({"Actor._handle_failure", "Actor._handle_receive", "Actor._stop"}),
+    Ability.PROCESSED: frozenset({"Actor._handle_receive", "pykka.messages._ActorStop"}),
+    Ability.DEAD_TARGET: frozenset({"ActorRef.tell", "ActorRef.ask", "pykka._ref.Envelope"}),
+    Ability.UNDRAINED: frozenset({"Actor._actor_loop_setup", "Actor._actor_loop_teardown"}),
+    Ability.UNHANDLED: frozenset({"Actor.on_receive"}),
+    Ability.AUDIT: frozenset({"ActorRegistry._actor_refs"}),
+    Ability.MAILBOX_DEPTH: frozenset({"ActorRegistry._actor_refs"}),
+}
+NOTES: Final[dict[Ability, str]] = {
+    Ability.SYSTEM: "pykka has no actor system: its registry is the process's",
+    Ability.RESTARTED: "pykka never restarts an actor",
+    Ability.DECIDED: "pykka's one policy is fixed: a failed tell stops the actor, told as its stop reason",
+    Ability.CRASHED: "a failed ask goes to its caller and is told as a processed message with an error",
+    Ability.UNDRAINED: "only from an inbox whose get can be replaced on the instance, as pykka's own can",
+    Ability.UNHANDLED: "where the handler calls super().on_receive or there is none; also told as processed",
+    Ability.MAILBOX_DEPTH: "of inboxes that have qsize(), as pykka's own have",
+}
+
+
+class State:
+    """What is known of one actor while its loop runs. Written by the actor's thread only."""
+
+    __slots__ = (
+        "actor",
+        "born_seconds",
+        "draining",
+        "envelope",
+        "reason",
+        "started",
+        "starting",
+        "stopped",
+        "stopping",
+        "told",
+        "unhook",
+        "watch",
+    )
+
+    def __init__(self, actor: Actor, watch: weakref.ref[Any]) -> None:
+        self.actor = actor
+        self.watch = watch
+        self.envelope: Any = None  # the last one taken from the inbox
+        self.unhook: Callable[[], None] | None = None
+        self.born_seconds: float | None = None
+        self.reason = "unknown"
+        self.starting = False  # on_start runs
+        self.started = False  # ``started`` was recorded
+        self.stopping = False  # on_stop runs
+        self.stopped = False  # ``stopped`` was recorded
+        self.draining = False  # pykka empties the inbox
+        self.told: BaseException | None = None  # the last crash recorded that was no Exception
+
+    @property
+    def phase(self) -> str:
+        if self.starting:
+            return "start"
+        return "stop" if self.stopping or self.stopped else "receive"
+
+
+def stamped_envelope(
+    base: Any, *, unsent: dict[int, None], shutting: set[int], clock: Callable[[], float], guard: Guard
+) -> Any:
+    """Return a subclass of pykka's envelope *base* that notes when, and by which thread, it was made."""
+    base_init = base.__init__
+
+    class Envelope(base):  # type: ignore[misc]
+        __slots__ = ("reported", "sender", "sent_seconds")
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            base_init(self, *args, **kwargs)
+            try:
+                thread = get_ident()
+                unsent.pop(thread, None)
+                self.sender = STOP_ALL if thread in shutting else thread
+                self.sent_seconds = clock()
+            except Exception:
+                guard.failed("pykka.envelope")
+
+    Envelope.__module__ = base.__module__
+    Envelope.__qualname__ = base.__qualname__
+    Envelope.__doc__ = base.__doc__
+    return Envelope
+
+
+class Never:
+    """Stands where pykka lacks a class: nothing is an instance of it."""
+
+
+ACTOR_REFS = "_actor_refs"
+STOP_ALL = -1  # as sender of an envelope: no thread has this identity
+_LOOP_FRAMES_MAX = 6
+
+
+def type_name(thing: object) -> str:
+    return qualified_name(type(thing))
+
+
+def stop_reason(envelope: Any) -> str:
+    sender = getattr(envelope, "sender", None)
+    if sender is None:
+        return "unknown"
+    if sender == STOP_ALL:
+        return "system_shutdown"
+    return "self" if sender == get_ident() else "requested"
+
+
+def waited_seconds(envelope: Any, begin_seconds: float) -> float | None:
+    sent_seconds = getattr(envelope, "sent_seconds", None)
+    return None if sent_seconds is None else begin_seconds - sent_seconds
+
+
+def envelope_in_hand(message: Any) -> Any:
+    """Return the envelope of *message* from the frame of pykka's loop, or None. Slow: for inboxes without hook."""
+    frame = sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    for _ in range(_LOOP_FRAMES_MAX):
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+        if frame.f_code.co_name == "_actor_loop_running":
+            envelope = frame.f_locals.get("envelope")
+            return envelope if getattr(envelope, "message", None) is message else None
+    return None

@@ -1,0 +1,71 @@
+"""The contract of a runtime adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from papyra_otel.recorder import AuditSnapshot
+
+__all__ = ["CAPABILITIES", "Ability", "Adapter", "RuntimeCapabilities"]
+
+
+class Ability(str, Enum):
+    """What a runtime may be able to tell."""
+
+    SYSTEM = "system started and stopped"
+    LIFECYCLE = "actor started and stopped"
+    CRASHED = "actor crashed"
+    RESTARTED = "actor restarted"
+    DECIDED = "supervision decided"
+    PROCESSED = "message processed"
+    DEAD_TARGET = "dead letter: dead or unknown target"
+    UNDRAINED = "dead letter: left in a mailbox"
+    UNHANDLED = "dead letter: unhandled"
+    AUDIT = "audit"
+    MAILBOX_DEPTH = "mailbox depth"
+
+
+CAPABILITIES: tuple[Ability, ...] = tuple(Ability)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeCapabilities:
+    """What one runtime can tell, and why not where it cannot. What is not listed as able is not supported."""
+
+    runtime: str
+    able: frozenset[Ability]
+    notes: Mapping[Ability, str]
+
+    def unsupported(self) -> tuple[str, ...]:
+        """Return the names of what this runtime cannot tell, for audits and reports."""
+        return tuple(ability.value for ability in CAPABILITIES if ability not in self.able)
+
+
+class Adapter(Protocol):
+    """Between one runtime and the recorder.
+
+    Built with a ``Recorder``, a ``Guard`` and the system id to use where the runtime has none of its own
+    (or to use instead of the runtime's own, where the user set one). No method raises into the runtime:
+    every wrapper calls the original exactly once, outside any ``try`` of ours.
+    """
+
+    name: str
+
+    def capabilities(self) -> RuntimeCapabilities:
+        """Return what can be told with the runtime installed here; after ``install`` it knows missing hooks."""
+        ...
+
+    def install(self) -> None:
+        """Instrument the runtime. Raises ModuleNotFoundError when it is not installed. Twice is once."""
+        ...
+
+    def uninstall(self) -> None:
+        """Restore the runtime. Actors that already run are no longer recorded either."""
+        ...
+
+    def audits(self) -> Iterable[AuditSnapshot]:
+        """Return the state of each system of this runtime, now. Called from another thread than the actors'."""
+        ...
