@@ -1,0 +1,65 @@
+"""The flight recorder of Python actor systems.
+
+``enable()`` records what the actor runtimes of this process do, ``open_log(url)`` reads it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from papyra_otel.errors import (
+        ConfigError,
+        LogError,
+        LogTooNew,
+        LogUnavailable,
+        NotSupported,
+        PapyraOtelError,
+    )
+    from papyra_otel.facts import Entry, Fact, FactKind
+    from papyra_otel.log import FactLog, open_log
+    from papyra_otel.plugin import Recording, disable, enable
+    from papyra_otel.recorder import Actor, Recorder
+
+__all__ = [
+    "Actor",
+    "ConfigError",
+    "Entry",
+    "Fact",
+    "FactKind",
+    "FactLog",
+    "LogError",
+    "LogTooNew",
+    "LogUnavailable",
+    "NotSupported",
+    "PapyraOtelError",
+    "Recorder",
+    "Recording",
+    "disable",
+    "enable",
+    "open_log",
+]
+
+# Loaded when first asked for: importing this package must cost an application next to nothing.
+_HOMES = {
+    "errors": ("ConfigError", "LogError", "LogTooNew", "LogUnavailable", "NotSupported", "PapyraOtelError"),
+    "facts": ("Entry", "Fact", "FactKind"),
+    "log": ("FactLog", "open_log"),
+    "plugin": ("Recording", "disable", "enable"),
+    "recorder": ("Actor", "Recorder"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,414 @@
+"""The composition root: the one module that knows all parts, and the only global state.
+
+One recording per process: a log, the pipeline to it, and the adapters that feed it. Every way of enabling
+(entry points, declarative configuration, ``enable()``) ends here; each runtime is instrumented once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+from papyra_otel import semconv
+from papyra_otel.config import ForwardMode, Settings, StartupMode, WriteMode
+from papyra_otel.errors import ConfigError, LogError, LogTooNew, PapyraOtelError
+from papyra_otel.log import FactLog, LogOptions, open_log
+from papyra_otel.payload import redact_url
+from papyra_otel.pipeline.counters import Counters
+from papyra_otel.pipeline.guard import Guard
+from papyra_otel.pipeline.logger import FactLogger, FactLoggerProvider
+from papyra_otel.pipeline.metrics import Metrics, Source
+from papyra_otel.pipeline.writer import FactWriter
+from papyra_otel.recorder import Recorder
+from papyra_otel.runtimes.adapter import Adapter, RuntimeCapabilities
+from papyra_otel.runtimes.auditor import Auditor
+
+__all__ = [
+    "RUNTIMES",
+    "Recording",
+    "current",
+    "disable",
+    "enable",
+    "instrument",
+    "is_instrumented",
+    "seal_last",
+    "uninstrument",
+]
+
+_logger = logging.getLogger("papyra_otel")
+
+RUNTIMES: Mapping[str, str] = {
+    "papyra": "papyra_otel.runtimes.papyra:PapyraAdapter",
+    "pykka": "papyra_otel.runtimes.pykka:PykkaAdapter",
+}
+
+
+class Recording:
+    """What is being recorded in this process, or why nothing is.
+
+    *active* is False when recording was asked for and is not possible; *error* says why. *recorder* works
+    either way, so the program's own code may record facts without asking. Thread-safe.
+    """
+
+    def __init__(self, settings: Settings | None, error: PapyraOtelError | None = None) -> None:
+        self.error = error
+        self.active: bool = error is None
+        self.settings = settings
+        self._counters = Counters()
+        self._guard = Guard(self._counters)
+        self._adapters: dict[str, Adapter] = {}
+        self._log: FactLog | None = None
+        self._emitter: FactLogger | _Nowhere = _Nowhere()
+        self._store: FactLogger | None = None
+        if settings is not None and self.active:
+            self._assemble(settings)
+        self.recorder: Recorder = self._new_recorder(settings)
+        if settings is not None and self.active:
+            self._begin(settings)
+
+    @property
+    def log_url(self) -> str | None:
+        """Where facts go, credentials masked; None when nothing is recorded."""
+        return redact_url(self.settings.log) if self.active and self.settings is not None else None
+
+    def capabilities(self) -> tuple[RuntimeCapabilities, ...]:
+        """Return what each instrumented runtime can tell."""
+        return tuple(adapter.capabilities() for adapter in list(self._adapters.values()))
+
+    def audit(self) -> None:
+        """Record the state of every system now, in addition to the periodic audits. Never raises."""
+        if self.active:
+            self._auditor.audit()
+
+    def flush(self) -> None:
+        """Store what waits and force it to the disk. Never raises; failures are counted and logged."""
+        if self._log is not None:
+            with self._guard("flush"):
+                self._writer.drain()
+                self._log.flush()
+
+    # --- parts, back to front -----------------------------------------------------------------------
+
+    def _assemble(self, settings: Settings) -> None:
+        log = open_log(
+            settings.log, retention=settings.retention, options=LogOptions(fsync=settings.fsync.value)
+        )
+        try:
+            log.prepare()
+        except LogTooNew as error:  # our own segments stand beside the newer ones: recording is safe
+            _say(f"{error} Recording goes on.")
+        _say_unsupported(settings)
+        self._log = log
+        queued = settings.write is WriteMode.QUEUED
+        self._writer = FactWriter(log, self._counters, queued=queued)
+        provider = FactLoggerProvider(
+            self._writer,
+            self._counters,
+            self._guard,
+            system=_default_system(settings, "default"),
+            forward=settings.forward is ForwardMode.LIVE,
+            forward_messages=settings.forward_messages,
+            forward_payload=settings.forward_payload,
+        )
+        self._emitter = provider.get_logger(semconv.SCOPE_NAME, _own_version(), semconv.SCHEMA_URL)
+        self._store = provider.get_logger(
+            semconv.SCOPE_NAME, _own_version(), semconv.SCHEMA_URL
+        ).without_forwarding()
+        emitter = self._emitter
+        self._writer.tell = lambda attributes: emitter.emit(
+            severity_text="ERROR", attributes=attributes, event_name=semconv.FACT_DROPPED
+        )
+
+    def _new_recorder(self, settings: Settings | None) -> Recorder:
+        if settings is None:
+            return Recorder(self._emitter, self._counters)
+        return Recorder(self._emitter, self._counters, messages=settings.messages, payload=settings.payload)
+
+    def _begin(self, settings: Settings) -> None:
+        self._auditor = Auditor(
+            self.recorder, self._guard, lambda: list(self._adapters.values()), settings.audit_interval_seconds
+        )
+        assert self._log is not None  # noqa: S101 - for the type checkers
+        self._source = Source(
+            backend=self._log.capabilities.backend,
+            counters=self._counters,
+            appended=self._log.appended,
+            waiting=self._writer.waiting,
+            last_audits=self.recorder.last_audits_unix_nano,
+        )
+        _metrics.attach(self._source)
+
+    @property
+    def store(self) -> FactLogger | None:
+        """A logger that stores and does not forward, for what comes from the application's SDK."""
+        return self._store
+
+    # --- runtimes -------------------------------------------------------------------------------------
+
+    def instrument(self, runtime: str) -> bool:
+        """Instrument *runtime*; say whether it is installed here. Twice is once."""
+        if runtime in self._adapters or not self.active or self.settings is None:
+            return True
+        module, name = RUNTIMES[runtime].split(":")
+        adapter_class: Callable[..., Adapter] = getattr(import_module(module), name)
+        adapter = adapter_class(self.recorder, self._guard, self._system_for(runtime, self.settings))
+        try:
+            adapter.install()
+        except ModuleNotFoundError:
+            return False
+        self._adapters[runtime] = adapter
+        self._auditor.start()
+        return True
+
+    def has(self, runtime: str) -> bool:
+        """Say whether *runtime* is instrumented."""
+        return runtime in self._adapters
+
+    def uninstrument(self, runtime: str) -> bool:
+        """Unhook from *runtime*; say whether any runtime is still instrumented."""
+        adapter = self._adapters.pop(runtime, None)
+        if adapter is not None:
+            adapter.uninstall()
+        return bool(self._adapters)
+
+    @staticmethod
+    def _system_for(runtime: str, settings: Settings) -> str | None:
+        """Return the system id for *runtime*; None lets papyra use its own."""
+        return settings.system if runtime == "papyra" else _default_system(settings, runtime)
+
+    # --- ends -----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Unhook from every runtime, store what waits, seal and close the log. Never raises."""
+        for runtime in list(self._adapters):
+            with self._guard(f"{runtime}.uninstall"):
+                self.uninstrument(runtime)
+        if self._log is None:
+            return
+        self._auditor.stop()
+        _metrics.detach(self._source)
+        self._drain_finally()
+        self._writer.close()
+        self._log.close()
+
+    def at_exit(self) -> None:
+        """End in order, but stay able to record: threads and exit handlers that come later still have facts."""
+        if self._log is not None:
+            self._auditor.stop()  # an audit from now on would miss the application's provider
+            self._drain_finally()
+            self._log.seal()
+
+    def _drain_finally(self) -> None:
+        with self._guard("close"):
+            self._writer.drain()
+            left = self._writer.waiting()[0]
+            if left:
+                _say(f"{left} facts could not be written to {self.log_url} and are lost.")
+
+    def after_fork_in_child(self) -> None:
+        """Go on as a new writer with counts from zero; the parent keeps what it had."""
+        if self._log is not None:
+            self._counters.reset()
+            self._writer.after_fork_in_child()
+            self._auditor.after_fork_in_child()
+
+
+class _Nowhere:
+    """Stands where the logger stands when nothing is recorded."""
+
+    def emit(self, **event: Any) -> None:
+        """Forget the event."""
+
+
+# --- the process's recording ------------------------------------------------------------------------
+
+_metrics = Metrics()
+_lock = threading.RLock()
+_recording: Recording | None = None
+_hooked = False
+
+
+def current() -> Recording | None:
+    """Return this process's recording, or None when none was asked for."""
+    return _recording
+
+
+def enable(
+    log: str | None = None,
+    *,
+    system: str | None = None,
+    runtimes: Iterable[str] | None = None,
+    **settings: Any,
+) -> Recording:
+    """Record this process's actor runtimes from now on; call it before the first actor is made.
+
+    *log* is a log URL. *runtimes* are those to instrument, by default all that are installed. *settings* are
+    named as the environment variables without their prefix, in lower case (``retention="events=7d"``,
+    ``messages="failed"``, ``audit_interval="30s"``, ...); what is not given comes from the environment.
+
+    Never raises: what is wrong is said on stderr and through ``logging``, and the recording returned is
+    then not *active*. Enabling again returns the same recording.
+    """
+    with _lock:
+        overrides = {"log": log, "system": system, **settings}
+        recording = _obtain(overrides)
+        for runtime in RUNTIMES if runtimes is None else runtimes:
+            if runtime not in RUNTIMES:
+                _say(f"there is no adapter for the runtime {runtime!r}; known are {', '.join(RUNTIMES)}.")
+                continue
+            _guarded_instrument(recording, runtime)
+        return recording
+
+
+def disable() -> None:
+    """Restore every runtime, write what waits, close the log. Without a recording it does nothing."""
+    global _recording
+    with _lock:
+        recording, _recording = _recording, None
+        if recording is not None:
+            recording.close()
+
+
+def instrument(runtime: str, overrides: Mapping[str, Any] | None = None) -> Recording:
+    """Instrument one runtime, as an entry point does. Never raises."""
+    with _lock:
+        recording = _obtain(overrides or {})
+        _guarded_instrument(recording, runtime)
+        return recording
+
+
+def is_instrumented(runtime: str) -> bool:
+    """Say whether *runtime* is being recorded now: ``disable()`` ends that for all."""
+    recording = _recording
+    return recording is not None and recording.has(runtime)
+
+
+def uninstrument(runtime: str) -> None:
+    """Undo ``instrument``; with the last runtime the recording ends."""
+    with _lock:
+        if _recording is None or (_recording.active and not _recording.has(runtime)):
+            return
+        if not _recording.uninstrument(runtime):
+            disable()
+
+
+def _obtain(overrides: Mapping[str, Any]) -> Recording:
+    global _recording  # noqa: PLW0603 - this module is where the global state is
+    if _recording is not None and _recording.active:
+        return _recording
+    failed_before = "" if _recording is None else str(_recording.error)
+    try:
+        _recording = Recording(Settings.load(overrides))
+    except (ConfigError, LogError) as error:
+        if str(error) != failed_before:  # several instrumentors ask for the same recording: said once
+            _say(f"not recording: {str(error).rstrip('.')}. The application runs on without it.")
+        _recording = Recording(None, error)
+    except Exception as error:
+        _logger.exception("papyra_otel could not start")
+        _say(f"not recording: {type(error).__name__} while starting; see the log. The application runs on.")
+        _recording = Recording(None, PapyraOtelError(type(error).__name__))
+    else:
+        _hook_process_ends()
+    return _recording
+
+
+def _guarded_instrument(recording: Recording, runtime: str) -> None:
+    try:
+        recording.instrument(runtime)
+    except Exception:
+        _logger.exception("papyra_otel could not instrument %s", runtime)
+        _say(f"{runtime} is not recorded: its instrumentation failed; see the log. The application runs on.")
+
+
+def _say_unsupported(settings: Settings) -> None:
+    """Say which of the chosen settings this version cannot honour: nothing is pretended."""
+    asked_for = {
+        f"startup={settings.startup.value}": settings.startup in {StartupMode.RECOVER, StartupMode.FAIL},
+        "forward=outbox": settings.forward is ForwardMode.OUTBOX,
+        "scan_interval": settings.scan_interval_seconds is not None,
+    }
+    for setting in (name for name, chosen in asked_for.items() if chosen):
+        _say(f"{setting} is not supported by this version; facts are recorded without it.")
+
+
+def _default_system(settings: Settings, otherwise: str) -> str:
+    return settings.system or settings.service_name or otherwise
+
+
+def _own_version() -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow to import
+
+    try:
+        return version("papyra-otel")
+    except PackageNotFoundError:
+        return None
+
+
+def _say(message: str) -> None:
+    """Say *message*, in one line, where an operator looks first: stderr, and the diagnostics of OTel."""
+    if _logger.hasHandlers():  # without any, logging would print it on stderr a second time
+        _logger.error("%s", message)
+    try:
+        sys.stderr.write(f"papyra-otel: {' '.join(message.split())}\n")
+    except (OSError, ValueError, AttributeError):  # stderr closed or missing: logging has it
+        return
+
+
+# --- the ends of a process: exit, fork, multiprocessing ---------------------------------------------------
+
+
+def _hook_process_ends() -> None:
+    """Seal at exit, begin anew in forked children. Runs once, after the SDK's own exit handlers are there."""
+    global _hooked  # noqa: PLW0603 - this module is where the global state is
+    atexit.unregister(_at_exit)
+    atexit.register(_at_exit)  # last in, first out: before a provider that waits for its collector
+    if _hooked:
+        return
+    _hooked = True
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+    _hook_multiprocessing()
+
+
+def seal_last() -> None:
+    """Seal once more at exit, after every handler registered later than this call: call it early.
+
+    An SDK that exports to us hands over its last batch in its own exit handler, past ``_at_exit``.
+    """
+    atexit.register(_at_last)
+
+
+def _at_last() -> None:
+    _at_exit()
+
+
+def _at_exit() -> None:
+    if _recording is not None:
+        _recording.at_exit()
+
+
+def _after_fork_in_child() -> None:
+    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _lock = threading.RLock()
+    if _recording is not None:
+        _recording.after_fork_in_child()
+
+
+def _hook_multiprocessing() -> None:
+    """Seal when a multiprocessing child ends: it leaves by ``os._exit``, past every exit handler."""
+    from multiprocessing import parent_process, util  # noqa: PLC0415 - only a process that records pays for it
+
+    util.register_after_fork(_hook_multiprocessing, _seal_at_child_exit)
+    if parent_process() is not None:  # this is such a child, and began to record only now
+        _seal_at_child_exit(None)
+
+
+def _seal_at_child_exit(_: object) -> None:
+    from multiprocessing import util  # noqa: PLC0415 - see above
+
+    util.Finalize(None, _at_exit, exitpriority=-100)
