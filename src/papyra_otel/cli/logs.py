@@ -1,0 +1,47 @@
+"""The options that say which log, and opening it. Wrong settings in the environment are told here too."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from papyra_otel.config import Settings
+from papyra_otel.errors import ConfigError
+from papyra_otel.log import FactLog, open_log
+from papyra_otel.payload import redact_url
+
+__all__ = ["add_json_option", "add_log_options", "opened", "shown_url"]
+
+
+def add_log_options(parser: ArgumentParser) -> None:
+    """Add ``--log``, ``--system`` and ``--json``."""
+    parser.add_argument(
+        "--log",
+        metavar="URL",
+        help="the log: file:relative/dir, file:///absolute/dir, ... "
+        "(default: OTEL_PYTHON_PAPYRA_LOG, else file:papyra-facts)",
+    )
+    parser.add_argument("--system", metavar="ID", help="only this actor system (default: all in the log)")
+    add_json_option(parser)
+
+
+def add_json_option(parser: ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON for programs, with stable members")
+
+
+def shown_url(args: Namespace) -> str:
+    """Return the URL of the log that *args* and the environment name, credentials masked."""
+    return redact_url(Settings.load({"log": args.log}).log)
+
+
+def opened(args: Namespace, *, retention: str | None = None) -> FactLog:
+    """Open the log that *args* and the environment name. Raises ConfigError and what opening raises."""
+    settings = Settings.load({"log": args.log, "retention": retention})
+    log = open_log(settings.log, args.system, settings.retention)
+    if not log.capabilities.shared_between_processes:
+        log.close()
+        raise ConfigError(
+            f"{redact_url(settings.log)} lives inside the process that writes it, out of reach from here; "
+            f"name a log that is shared, such as file:papyra-facts"
+        )
+    return log

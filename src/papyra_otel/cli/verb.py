@@ -1,0 +1,38 @@
+"""What a verb is, and what it is given to work with."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from papyra_otel.cli.screen import Screen
+
+__all__ = ["Surroundings", "Verb", "whole_number"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """The world outside: *clock* in nanoseconds since the epoch, *wait* in seconds. Tests bring their own."""
+
+    screen: Screen
+    clock: Callable[[], int]
+    wait: Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One verb. *run* returns the exit code; what it raises is told by ``app``. *help* begins in lower case."""
+
+    name: str
+    help: str
+    description: str
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace, Surroundings], int]
+
+
+def whole_number(text: str) -> int:
+    """Read a whole number from 0 up, for argparse."""
+    if not (text.isascii() and text.isdigit() and len(text) < 16):  # noqa: PLR2004 - what islice and JSON hold
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
