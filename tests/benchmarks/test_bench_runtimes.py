@@ -1,0 +1,100 @@
+"""Message throughput of real programs with and without us, interleaved in one run."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+
+import anyio
+import papyra
+import pykka
+import pytest
+from ratios import best_seconds
+
+import papyra_otel
+
+pytestmark = pytest.mark.bench
+
+ASKS = 2000
+WORKS = 100
+WORK_SECONDS = 0.001
+
+
+def spin(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+class PykkaWorker(pykka.ThreadingActor):
+    def on_receive(self, message):
+        if message:
+            spin(message)
+        return message
+
+
+def pykka_asks(asks: int, work_seconds: float):
+    def run():
+        ref = PykkaWorker.start()
+        for _ in range(asks):
+            ref.ask(work_seconds)
+        ref.stop()
+
+    return run
+
+
+class PapyraWorker(papyra.Actor):
+    async def receive(self, message):
+        if message:
+            spin(message)
+        return message
+
+
+def papyra_asks(asks: int, work_seconds: float):
+    async def main():
+        async with papyra.ActorSystem() as system:
+            ref = system.spawn(PapyraWorker)
+            for _ in range(asks):
+                await ref.ask(work_seconds)
+
+    return lambda: anyio.run(main)
+
+
+MESSAGES = {"facts": "all", "failed messages only": "failed"}
+
+
+@contextmanager
+def recording(variant, tmp_path, runtime):
+    """Record while *variant* runs, unless it is the bare one."""
+    if variant in MESSAGES:
+        made = papyra_otel.enable(
+            f"file://{tmp_path}/facts", runtimes=[runtime], audit_interval="1h", messages=MESSAGES[variant]
+        )
+        made.recorder.system_started("warm", runtime=runtime)  # the log's folders and threads are there
+    yield
+    papyra_otel.disable()
+
+
+@pytest.mark.parametrize(("runtime", "asks"), [("pykka", pykka_asks), ("papyra", papyra_asks)])
+@pytest.mark.parametrize(
+    ("label", "count", "work_seconds", "target_percent"),
+    [("empty handler", ASKS, 0.0, 60), ("1 ms of work", WORKS, WORK_SECONDS, 97)],
+)
+def test_ask_throughput(report, tmp_path, runtime, asks, label, count, work_seconds, target_percent):
+    bare = asks(count, work_seconds)
+    best = best_seconds(
+        dict.fromkeys(("bare", *MESSAGES), bare),
+        rounds=12,
+        clock=time.perf_counter,
+        around=lambda variant: recording(variant, tmp_path, runtime),
+    )
+    for variant in ("facts", "failed messages only"):
+        share = best["bare"] / best[variant] * 100
+        report(
+            f"{runtime} ask, {label}, {variant} : bare",
+            share,
+            f">= {target_percent} %",
+            share >= target_percent,
+            "%",
+        )
+    assert best["bare"] / best["facts"] > 0.2

@@ -1,0 +1,69 @@
+"""Tables in the documents say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from papyra_otel import Recorder, config
+from papyra_otel.pipeline.counters import Counters
+from papyra_otel.pipeline.guard import Guard
+from papyra_otel.runtimes.adapter import CAPABILITIES
+from papyra_otel.runtimes.papyra import PapyraAdapter
+from papyra_otel.runtimes.pykka import PykkaAdapter
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+class Nowhere:
+    def emit(self, **event):
+        pass
+
+
+def table_rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize(("column", "adapter"), [(1, PapyraAdapter), (2, PykkaAdapter)])
+def test_the_table_of_runtimes_is_what_the_adapters_can(column, adapter):
+    counters = Counters()
+    made = adapter(Recorder(Nowhere(), counters), Guard(counters), "s")
+    able = made.capabilities().able
+    told = {row[0]: row[column] for row in table_rows((DOCS / "runtimes.md").read_text())}
+    assert {ability.value: told[ability.value] for ability in CAPABILITIES} == {
+        ability.value: "yes" if ability in able else "no" for ability in CAPABILITIES
+    }
+
+
+DEFAULTS = {
+    "log": "file:papyra-facts",
+    "messages": "all",
+    "audit_interval": "60s",
+    "scan_interval": "off",
+    "forward_messages": "false",
+    "forward_payload": "false",
+}
+
+
+def test_every_setting_is_documented_with_its_default():
+    rows = {
+        row[0].strip("`"): row[1].strip("`") for row in table_rows((DOCS / "configuration.md").read_text())
+    }
+    assert set(rows) >= {name.upper() for name in config._FIELDS}
+    by_text = config.Settings.load(DEFAULTS, {})
+    assert by_text == config.Settings()
+    for name, field in config._FIELDS.items():
+        default = getattr(config.Settings(), field)
+        if name not in {"system", "retention"}:  # told in words
+            assert rows[name.upper()] == DEFAULTS.get(name, getattr(default, "value", None))
+
+
+def test_links_between_documents_lead_somewhere():
+    root = DOCS.parent
+    for document in [root / "README.md", *DOCS.rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+?)(?:#[^)]*)?\)", document.read_text()):
+            if "://" not in target and target != "NNNN-title.md":
+                assert (document.parent / target).exists(), f"{document.relative_to(root)} links to {target}"
