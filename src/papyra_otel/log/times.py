@@ -18,15 +18,21 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MAX_UNIX_NANO = 253_402_300_799_999_999_999  # 9999-12-31T23:59:59.999999999Z
 _CHARS = len("2026-11-22T20:02:45.123456789Z")
 _FRACTION = re.compile(r"\d{9}", re.ASCII)
+_latest = (-1, "")
 _SHAPE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", re.ASCII)
 
 
 def format_time(unix_nano: int) -> str:
     """Return ``2026-11-22T20:02:45.123456789Z``; times outside the years 1970 to 9999 become the nearest."""
-    if not 0 <= unix_nano <= MAX_UNIX_NANO:
+    global _latest  # noqa: PLW0603 - most facts are of the same second as the one before
+    seconds = unix_nano // _NANOS
+    known, text = _latest
+    if seconds != known:
         unix_nano = min(max(unix_nano, 0), MAX_UNIX_NANO)
-    seconds, nanos = divmod(unix_nano, _NANOS)
-    return f"{_second_text(seconds)}.{nanos:09d}Z"
+        seconds = unix_nano // _NANOS
+        text = _second_text(seconds)
+        _latest = seconds, text  # one assignment: threads see a matching pair
+    return f"{text}.{unix_nano - seconds * _NANOS:09d}Z"
 
 
 def parse_time(text: str) -> int:
@@ -45,7 +51,6 @@ def unix_nano_of(moment: datetime | int) -> int:
     return (since.days * 86_400 + since.seconds) * _NANOS + since.microseconds * 1000
 
 
-@lru_cache(maxsize=64)
 def _second_text(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).rjust(19, "0")
 

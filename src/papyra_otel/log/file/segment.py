@@ -83,14 +83,27 @@ class Segment:
         try:
             if not fs.lock(self.fd):
                 raise OSError(errno.EBUSY, "another process has locked a file just created", str(start.name))
-            self._write(start.header(), 0, self._last_seq)
+            self.write(start.header(), 0, self._last_seq)
         except BaseException:
             fs.close(self.fd)
             raise
 
     def write(self, data: bytes, records: int, last_seq: int) -> None:
         """Append whole lines: when this returns, the kernel has all of them. Raises OSError."""
-        self._write(data, records, last_seq)
+        size = len(data)
+        try:
+            written = self._kernel_write(self.fd, data)
+            if written != size:  # a signal or a nearly full disk: the kernel took only part
+                self._write_rest(data, written)
+            self.size_bytes += size
+            self._records += records
+            self._last_seq = last_seq
+            self._undigested.append(data)
+        except BaseException:
+            self.broken = True  # part of a line may be there, or not be counted: nothing may follow it
+            raise
+        if self.size_bytes - self._digested_bytes >= _DIGEST_BATCH_BYTES:
+            self._digest_pending()
 
     @property
     def forced(self) -> bool:
@@ -130,7 +143,7 @@ class Segment:
         seal = _mark(
             self._start, SEGMENT_SEAL, semconv.LOG_SEALED, max(self._last_seq, 0), now_unix_nano, attributes
         )
-        self._write(seal, 0, self._last_seq)
+        self.write(seal, 0, self._last_seq)
         return digest
 
     def close(self) -> None:
@@ -145,22 +158,6 @@ class Segment:
             self._fs.close(self.fd)
         except OSError:
             self.broken = True
-
-    def _write(self, data: bytes, records: int, last_seq: int) -> None:
-        size = len(data)
-        try:
-            written = self._kernel_write(self.fd, data)
-            if written != size:  # a signal or a nearly full disk: the kernel took only part
-                self._write_rest(data, written)
-            self.size_bytes += size
-            self._records += records
-            self._last_seq = last_seq
-            self._undigested.append(data)
-        except BaseException:
-            self.broken = True  # part of a line may be there, or not be counted: nothing may follow it
-            raise
-        if self.size_bytes - self._digested_bytes >= _DIGEST_BATCH_BYTES:
-            self._digest_pending()
 
     def _write_rest(self, data: bytes, written: int) -> None:
         while written < len(data):
