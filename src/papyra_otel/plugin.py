@@ -258,7 +258,9 @@ def enable(
     with _lock:
         overrides = {"log": log, "system": system, **settings}
         recording = _obtain(overrides)
-        for runtime in RUNTIMES if runtimes is None else runtimes:
+        for runtime in (
+            RUNTIMES if runtimes is None else [runtimes] if isinstance(runtimes, str) else runtimes
+        ):
             if runtime not in RUNTIMES:
                 _say(f"there is no adapter for the runtime {runtime!r}; known are {', '.join(RUNTIMES)}.")
                 continue

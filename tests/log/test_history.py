@@ -188,7 +188,19 @@ class InFilesWithBadClocks(HistoryWithBadClocks, InFiles):
     pass
 
 
-@pytest.mark.parametrize("history", [InMemory, InMemoryWithBadClocks, InFiles, InFilesWithBadClocks])
+HISTORIES = [InMemory, InMemoryWithBadClocks, InFiles, InFilesWithBadClocks]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("history", HISTORIES)
+def test_many_long_random_histories(history: type[History]) -> None:
+    run_state_machine_as_test(
+        history, settings=settings(max_examples=1000, stateful_step_count=60, deadline=None)
+    )
+
+
+@pytest.mark.parametrize("history", HISTORIES)
 def test_random_histories(history: type[History]) -> None:
     run_state_machine_as_test(
         history, settings=settings(max_examples=60, stateful_step_count=25, deadline=None)

@@ -10,7 +10,6 @@ import mmap
 import os
 import random
 import signal
-import struct
 import sys
 import time
 
@@ -23,7 +22,9 @@ import papyra_otel
 root, other, rounds, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 dice = random.Random(seed)
 page = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the workers, survives them
-COUNTS = struct.Struct("QQ")
+counts = memoryview(page).cast(
+    "Q"
+)  # ours, theirs; a number is stored whole, which struct.pack_into does not do
 recording = papyra_otel.enable(f"file:{root}", runtimes=())
 ours = recording.store
 
@@ -54,16 +55,16 @@ def work(round_):
     while True:
         attributes = {"round": round_, "n": n}
         ours.emit(event_name="tick", attributes=attributes)
-        COUNTS.pack_into(page, 0, n + 1, n)
+        counts[0] = n + 1
         theirs.emit(LogRecord(event_name="tick", attributes=attributes))
         n += 1
-        COUNTS.pack_into(page, 0, n, n)
+        counts[1] = n
 
 
 def main():
     for round_ in range(rounds):
         ours.emit(event_name="before", attributes={"round": round_})
-        COUNTS.pack_into(page, 0, 0, 0)
+        counts[0] = counts[1] = 0
         enough, later = dice.randrange(1, 800), dice.random() * 0.002
         worker = os.fork()
         if worker == 0:
@@ -71,14 +72,14 @@ def main():
                 work(round_)
             finally:
                 os._exit(9)
-        while COUNTS.unpack_from(page)[0] < enough and os.waitpid(worker, os.WNOHANG) == (0, 0):
+        while counts[0] < enough and os.waitpid(worker, os.WNOHANG) == (0, 0):
             os.sched_yield()
         until = time.perf_counter() + later
         while time.perf_counter() < until:
             pass
         os.kill(worker, signal.SIGKILL)
         _, status = os.waitpid(worker, 0)
-        print(round_, *COUNTS.unpack_from(page), os.waitstatus_to_exitcode(status))
+        print(round_, counts[0], counts[1], os.waitstatus_to_exitcode(status))
 
 
 main()
