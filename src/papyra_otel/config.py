@@ -230,7 +230,12 @@ def _text(value: Any) -> str:
 
 
 def _retention(value: Any) -> Retention:
-    return value if isinstance(value, Retention) else parse_retention(str(value))
+    if isinstance(value, Retention):
+        return value
+    try:
+        return parse_retention(str(value))
+    except ConfigError as error:
+        raise ConfigError(f"{OTEL_PYTHON_PAPYRA_RETENTION}: {error}") from None
 
 
 def _messages(value: Any) -> MessagePolicy:

@@ -74,7 +74,7 @@ def test_the_service_name_is_found_as_the_sdk_finds_it(environ, name):
     ],
 )
 def test_a_wrong_value_is_refused_with_what_would_be_right(name, text, said):
-    with pytest.raises(ConfigError, match=name if name != "RETENTION" else "retention") as refused:
+    with pytest.raises(ConfigError, match=f"OTEL_PYTHON_PAPYRA_{name}") as refused:
         load(**{name: text})
     assert said in str(refused.value)
 

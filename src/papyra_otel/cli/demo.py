@@ -110,7 +110,7 @@ def _print_rest(
         (_summary(entries), []),
         (f"The files, in {folder}:", listed),
         ("The program, to read beside it:", [f"  {_PROGRAM}"]),
-        ("Try next:", [f"  {command}" for command in _commands(folder, url)]),
+        (f"Try next ({_own_path()}):", [f"  {command}" for command in _commands(folder, url)]),
     ]
     for title, lines in sections:
         for text, style in (("", ""), (title, "bold"), *((line, "") for line in lines)):
@@ -124,6 +124,14 @@ def _summary(entries: Sequence[Entry]) -> str:
     counts = Counter(entry.fact.kind for entry in entries)
     by_kind = ", ".join(f"{counts[kind]} {kind.plural.replace('_', ' ')}" for kind in FactKind)
     return f"{len(entries)} facts: {by_kind}."
+
+
+def _own_path() -> str:
+    """Say where our command is: an environment that nox made is not on the reader's PATH."""
+    beside = Path(sys.executable).with_name("papyra-otel")
+    return (
+        f"papyra-otel is {beside}" if beside.exists() else f"papyra-otel is {sys.executable} -m papyra_otel"
+    )
 
 
 def _commands(folder: Path, url: str) -> list[str]:
