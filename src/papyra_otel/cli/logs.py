@@ -36,8 +36,8 @@ def shown_url(args: Namespace) -> str:
 
 def opened(args: Namespace, *, retention: str | None = None) -> FactLog:
     """Open the log that *args* and the environment name. Raises ConfigError and what opening raises."""
-    settings = Settings.load({"log": args.log, "retention": retention})
-    log = open_log(settings.log, args.system, settings.retention)
+    settings = Settings.load({"log": args.log})
+    log = open_log(settings.log, args.system, retention or settings.retention)
     if not log.capabilities.shared_between_processes:
         log.close()
         raise ConfigError(
