@@ -76,7 +76,7 @@ class Entry:
     """A fact as read from a log, and where it was found.
 
     ``after=entry.cursor`` resumes reading just past it. The cursor is computed when asked for: an
-    opaque string, valid for the same log, the same system choice and the same direction.
+    opaque string, valid for the same log, system choice, kinds and direction.
     """
 
     __slots__ = ("_render_cursor", "fact")

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
+from papyra_otel.log.merge import Query
 
 __all__ = ["FactLog", "LogOptions"]
 
@@ -69,7 +70,6 @@ class FactLog(ABC):
         sees them; how much of a machine's crash they survive is the backend's durability.
         """
 
-    @abstractmethod
     def read(
         self,
         *,
@@ -96,6 +96,22 @@ class FactLog(ABC):
         reading may be seen or not. Raises ConfigError for wrong arguments, LogUnavailable when the log cannot
         be reached, LogTooNew when a newer version wrote it. Memory does not grow with the number of facts.
         """
+        return self.select(
+            Query.of(
+                kinds=kinds,
+                since=since,
+                until=until,
+                actor=actor,
+                name=name,
+                after=after,
+                limit=limit,
+                newest_first=newest_first,
+            )
+        )
+
+    @abstractmethod
+    def select(self, query: Query) -> Iterator[Entry]:
+        """Do what ``read`` promises for a *query* that was checked; ``merge.read_merged`` does most of it."""
 
     @abstractmethod
     def stats(self) -> LogStats:

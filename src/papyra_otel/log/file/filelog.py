@@ -8,7 +8,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
 from itertools import islice
 
 from papyra_otel.errors import LogUnavailable
@@ -314,30 +313,9 @@ class FileLog(FactLog):
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def read(
-        self,
-        *,
-        kinds: FactKind | Iterable[FactKind] | None = None,
-        since: datetime | int | None = None,
-        until: datetime | int | None = None,
-        actor: str | None = None,
-        name: str | None = None,
-        after: str | None = None,
-        limit: int | None = None,
-        newest_first: bool = False,
-    ) -> Iterator[Entry]:
+    def select(self, query: Query) -> Iterator[Entry]:
         """See FactLog."""
         self._check_open()
-        query = Query.of(
-            kinds=kinds,
-            since=since,
-            until=until,
-            actor=actor,
-            name=name,
-            after=after,
-            limit=limit,
-            newest_first=newest_first,
-        )
         return read_merged(self._sources(query.kinds), query, self._retention, self._clock)
 
     def stats(self) -> LogStats:
