@@ -91,13 +91,6 @@ def log_of_a_newer_version(tmp_path: Path) -> str:
     return (tmp_path / "newer").as_uri()
 
 
-def folder_without_permission(tmp_path: Path) -> str:
-    if os.geteuid() == 0:
-        pytest.skip("root may read every folder")
-    (tmp_path / "locked").mkdir(mode=0)
-    return (tmp_path / "locked").as_uri()
-
-
 @pytest.mark.parametrize("verb", ["facts", "stats"])
 @pytest.mark.parametrize(
     ("log", "said"),
@@ -111,7 +104,6 @@ def folder_without_permission(tmp_path: Path) -> str:
         ("memory:", "lives inside the process that writes it"),
         ("file:missing", "No such file or directory"),
         (file_in_place_of_a_folder, "a file is where a folder should be"),
-        (folder_without_permission, "give this user the folder"),
         (log_of_a_newer_version, "Upgrade papyra-otel"),
     ],
 )
@@ -125,6 +117,20 @@ def test_a_log_that_cannot_be_read_is_told_in_one_line(
     assert done.err.count("\n") == 1
     assert "secret" not in done.err
     assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("verb", ["facts", "stats"])
+def test_a_folder_without_permission_is_told_in_one_line(
+    verb: str, unprivileged: list[str], tmp_path: Path
+) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    command = [*unprivileged, sys.executable, "-m", "papyra_otel", verb, "--log", locked.as_uri()]
+    plain = {name: text for name, text in os.environ.items() if not name.startswith("OTEL_")}
+    done = subprocess.run(command, env=plain, capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"papyra-otel: error: log folder {locked}: Permission denied")
+    assert "give this user the folder" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -118,17 +117,13 @@ def test_a_folder_that_cannot_be_is_told_in_one_line_and_the_app_runs_on(
 
 
 @pytest.mark.slow
-def test_a_folder_without_permission_is_told_and_the_app_runs_on(tmp_path: Path) -> None:
-    front = []
-    if os.getuid() == 0:
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            pytest.skip("running as root, who may write anywhere, and there is no setpriv to give that up")
-        front = [setpriv, "--inh-caps=-dac_override", "--bounding-set=-dac_override"]
+def test_a_folder_without_permission_is_told_and_the_app_runs_on(
+    unprivileged: list[str], tmp_path: Path
+) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
     check_app_runs_on(
-        tmp_path, {PREFIX + "LOG": f"file:{locked}"}, [str(locked), "give this user"], front=front
+        tmp_path, {PREFIX + "LOG": f"file:{locked}"}, [str(locked), "give this user"], front=unprivileged
     )
 
 
