@@ -6,6 +6,10 @@ import os
 import shutil
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared machine", deadline=None, print_blob=True)  # timing is never a test
+settings.load_profile("shared machine")
 
 
 def missing(what: str) -> None:

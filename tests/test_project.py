@@ -37,6 +37,7 @@ def test_the_public_names_are_listed_sorted_and_complete() -> None:
     }
     assert list(papyra_otel.__all__) == sorted(papyra_otel.__all__)
     assert public <= set(papyra_otel.__all__)
+    assert set(papyra_otel._HOME_OF) == set(papyra_otel.__all__)
     assert [name for name in papyra_otel.__all__ if not hasattr(papyra_otel, name)] == []
 
 
