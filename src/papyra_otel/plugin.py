@@ -116,11 +116,9 @@ class Recording:
             forward_messages=settings.forward_messages,
             forward_payload=settings.forward_payload,
         )
-        self._emitter = provider.get_logger(semconv.SCOPE_NAME, _own_version(), semconv.SCHEMA_URL)
-        self._store = provider.get_logger(
-            semconv.SCOPE_NAME, _own_version(), semconv.SCHEMA_URL
-        ).without_forwarding()
-        emitter = self._emitter
+        emitter = provider.get_logger(semconv.SCOPE_NAME, _own_version(), semconv.SCHEMA_URL)
+        self._emitter = emitter
+        self._store = emitter.without_forwarding()
         self._writer.tell = lambda attributes: emitter.emit(
             severity_text="ERROR", attributes=attributes, event_name=semconv.FACT_DROPPED
         )
@@ -193,23 +191,22 @@ class Recording:
             return
         self._auditor.stop()
         _metrics.detach(self._source)
-        self._drain_finally()
-        self._writer.close()
+        with self._guard("close"):
+            self._say_lost(self._writer.close())
         self._log.close()
 
     def at_exit(self) -> None:
         """End in order, but stay able to record: threads and exit handlers that come later still have facts."""
         if self._log is not None:
             self._auditor.stop()  # an audit from now on would miss the application's provider
-            self._drain_finally()
+            with self._guard("at_exit"):
+                self._writer.drain()
+                self._say_lost(self._writer.waiting()[0])
             self._log.seal()
 
-    def _drain_finally(self) -> None:
-        with self._guard("close"):
-            self._writer.drain()
-            left = self._writer.waiting()[0]
-            if left:
-                _say(f"{left} facts could not be written to {self.log_url} and are lost.")
+    def _say_lost(self, count: int) -> None:
+        if count:
+            _say(f"{count} facts could not be written to {self.log_url} and are lost.")
 
     def after_fork_in_child(self) -> None:
         """Go on as a new writer with counts from zero; the parent keeps what it had."""
@@ -385,7 +382,7 @@ def seal_last() -> None:
     atexit.register(_at_last)
 
 
-def _at_last() -> None:
+def _at_last() -> None:  # a function of its own: unregistering _at_exit must leave it registered
     _at_exit()
 
 

@@ -13,15 +13,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from papyra_otel.errors import LineDamaged, LogUnavailable
-from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats, StreamStats
+from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
 from papyra_otel.log.codec import decode, encode
 from papyra_otel.log.contract import FactLog, LogOptions
 from papyra_otel.log.cursor import Position
 from papyra_otel.log.identity import Identities
-from papyra_otel.log.merge import Query, Stored, read_merged
+from papyra_otel.log.merge import Query, Stored, read_merged, stats_of
 from papyra_otel.log.retention import Retention
 from papyra_otel.log.seqset import SeqSet
 
@@ -113,14 +112,7 @@ class MemoryLog(FactLog):
     def stats(self) -> LogStats:
         """See FactLog."""
         self._check_open()
-        sources = self._sources()
-        return LogStats(
-            streams={
-                kind: _stats_of([source for source in sources if source.kind is kind]) for kind in FactKind
-            },
-            systems=tuple(sorted({source.system for source in sources})),
-            writers=len({source.writer for source in sources}),
-        )
+        return stats_of(self._sources())
 
     def appended(self) -> dict[tuple[str, FactKind], tuple[int, int]]:
         """See FactLog."""
@@ -194,18 +186,6 @@ class _MemorySource:
 def _as_stored(system: str) -> str:
     """Return *system* as its facts have it when they are read: lone surrogates escaped."""
     return system if system.isascii() else system.encode(errors="backslashreplace").decode()
-
-
-def _stats_of(sources: Sequence[_MemorySource]) -> StreamStats:
-    totals = [source.totals() for source in sources]
-    firsts = [stored.fact.time_unix_nano for source in sources for stored in islice(source.forward(None), 1)]
-    lasts = [stored.fact.time_unix_nano for source in sources for stored in islice(source.backward(None), 1)]
-    return StreamStats(
-        records=sum(records for records, _ in totals),
-        bytes=sum(size for _, size in totals),
-        oldest_unix_nano=min(firsts, default=None),
-        newest_unix_nano=max(lasts, default=None),
-    )
 
 
 _open_logs: weakref.WeakSet[MemoryLog] = weakref.WeakSet()

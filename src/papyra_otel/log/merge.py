@@ -10,15 +10,16 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from papyra_otel.errors import ConfigError
-from papyra_otel.facts import Entry, Fact, FactKind
+from papyra_otel.facts import Entry, Fact, FactKind, LogStats, StreamStats
 from papyra_otel.log.cursor import Position, Vector, parse_cursor
 from papyra_otel.log.retention import KindRetention, Retention
 from papyra_otel.log.times import unix_nano_of
 
-__all__ = ["Query", "Source", "Stored", "read_merged"]
+__all__ = ["Query", "Source", "Stored", "read_merged", "stats_of"]
 
 
 class Stored(NamedTuple):
@@ -40,6 +41,11 @@ class Source(Protocol):
     @property
     def system(self) -> str:
         """The actor system."""
+        ...
+
+    @property
+    def writer(self) -> str:
+        """The writer's id."""
         ...
 
     @property
@@ -145,6 +151,27 @@ def read_merged(
     else:
         vector, merged = _forward(groups, query, retention, start_unix_nano)
     return _entries(vector, merged, query)
+
+
+def stats_of(sources: Sequence[Source]) -> LogStats:
+    """Return what is in *sources*. See ``FactLog.stats``."""
+    return LogStats(
+        streams={kind: _stream_stats([each for each in sources if each.kind is kind]) for kind in FactKind},
+        systems=tuple(sorted({source.system for source in sources})),
+        writers=len({source.writer for source in sources}),
+    )
+
+
+def _stream_stats(sources: Sequence[Source]) -> StreamStats:
+    totals = [source.totals() for source in sources]
+    firsts = [stored.fact.time_unix_nano for source in sources for stored in islice(source.forward(None), 1)]
+    lasts = [stored.fact.time_unix_nano for source in sources for stored in islice(source.backward(None), 1)]
+    return StreamStats(
+        records=sum(records for records, _ in totals),
+        bytes=sum(size for _, size in totals),
+        oldest_unix_nano=min(firsts, default=None),
+        newest_unix_nano=max(lasts, default=None),
+    )
 
 
 def _entries(vector: Vector, merged: Iterator[_Merged], query: Query) -> Iterator[Entry]:

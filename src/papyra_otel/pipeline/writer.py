@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from papyra_otel import semconv
-from papyra_otel.errors import LogError, LogUnavailable
+from papyra_otel.errors import LogUnavailable
 from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log import FactLog
 from papyra_otel.pipeline.counters import Counters
@@ -232,8 +232,6 @@ class FactWriter:
     def _drained(self) -> bool:
         try:
             return self.drain()
-        except LogError:
-            return False
         except Exception:
             _logger.exception("papyra_otel: the writer thread goes on after a failure")
             return False

@@ -8,10 +8,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 
 from papyra_otel.errors import LogUnavailable
-from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats, StreamStats
+from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
 from papyra_otel.log.codec import encode
 from papyra_otel.log.contract import FactLog, LogOptions
 from papyra_otel.log.file.flusher import Flusher
@@ -25,7 +24,7 @@ from papyra_otel.log.file.layout import (
 from papyra_otel.log.file.reader import FileSource
 from papyra_otel.log.file.segment import Segment, SegmentStart
 from papyra_otel.log.identity import Identities
-from papyra_otel.log.merge import Query, read_merged
+from papyra_otel.log.merge import Query, read_merged, stats_of
 from papyra_otel.log.retention import Retention
 
 __all__ = ["FileLog", "open_file_log"]
@@ -321,14 +320,7 @@ class FileLog(FactLog):
     def stats(self) -> LogStats:
         """See FactLog."""
         self._check_open()
-        sources = self._sources()
-        return LogStats(
-            streams={
-                kind: _stats_of([source for source in sources if source.kind is kind]) for kind in FactKind
-            },
-            systems=tuple(sorted({source.system for source in sources})),
-            writers=len({source.writer for source in sources}),
-        )
+        return stats_of(self._sources())
 
     def _sources(self, kinds: Iterable[FactKind] = tuple(FactKind)) -> list[FileSource]:
         wanted = set(kinds)
@@ -387,18 +379,6 @@ _REMEDIES: dict[type[OSError], str] = {
     NotADirectoryError: "a file is where a folder should be: move it, or choose another log URL",
     PermissionError: "give this user the folder, or choose another log URL",
 }
-
-
-def _stats_of(sources: Sequence[FileSource]) -> StreamStats:
-    totals = [source.totals() for source in sources]
-    firsts = [stored.fact.time_unix_nano for source in sources for stored in islice(source.forward(None), 1)]
-    lasts = [stored.fact.time_unix_nano for source in sources for stored in islice(source.backward(None), 1)]
-    return StreamStats(
-        records=sum(records for records, _ in totals),
-        bytes=sum(size for _, size in totals),
-        oldest_unix_nano=min(firsts, default=None),
-        newest_unix_nano=max(lasts, default=None),
-    )
 
 
 _open_logs: weakref.WeakSet[FileLog] = weakref.WeakSet()
