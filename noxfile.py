@@ -69,7 +69,17 @@ nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False
 nox.options.report = ".nox/report.json"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "layers", "types", "tests", "runtimes", "otel", "demo", "package"]
+nox.options.sessions = [
+    "lint",
+    "layers",
+    "types",
+    "tests",
+    "integrity",
+    "runtimes",
+    "otel",
+    "demo",
+    "package",
+]
 
 EDITABLE = ["-e", "."]
 BOTH_ENDS = nox.parametrize("which", [nox.param(which, id=which) for which in ("oldest", "latest")])
@@ -126,6 +136,13 @@ def tests(session: nox.Session) -> None:
     """Run every test but the long ones and the benchmarks, on each Python found."""
     session.install(*EDITABLE, *group("test", "declarative"))
     session.run("pytest", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def integrity(session: nox.Session) -> None:
+    """Try every bit, byte, crash point and system call of the file log, on one Python: the proof of its promises."""
+    session.install(*EDITABLE, *group("test"))
+    session.run("pytest", "-m", "exhaustive", *session.posargs)
 
 
 @nox.session(python=NEWEST)
@@ -191,6 +208,13 @@ def bench(session: nox.Session) -> None:
     """Measure what a fact costs, as ratios within one run."""
     session.install(*EDITABLE, *group("test"))
     session.run("pytest", "-m", "bench", "-s", *session.posargs)
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """Attack papyra's own persistence and ours alike, and print the table; -- --write puts it into the docs."""
+    session.install(*EDITABLE, *group("test"), "papyra==0.3.0")
+    session.run("pytest", "tests/compare", "-m", "compare", *session.posargs)
 
 
 @nox.session

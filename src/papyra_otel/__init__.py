@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from papyra_otel.errors import (
+        CompactionRefused,
         ConfigError,
+        LogBusy,
+        LogDamaged,
         LogError,
         LogTooNew,
         LogUnavailable,
@@ -21,21 +24,30 @@ if TYPE_CHECKING:
     from papyra_otel.log import FactLog, open_log
     from papyra_otel.plugin import Recording, disable, enable
     from papyra_otel.recorder import Actor, Recorder
+    from papyra_otel.reports import Anomaly, CompactionReport, Progress, RecoveryReport, ScanReport
 
 __all__ = [
     "Actor",
+    "Anomaly",
+    "CompactionRefused",
+    "CompactionReport",
     "ConfigError",
     "Entry",
     "Fact",
     "FactKind",
     "FactLog",
+    "LogBusy",
+    "LogDamaged",
     "LogError",
     "LogTooNew",
     "LogUnavailable",
     "NotSupported",
     "PapyraOtelError",
+    "Progress",
     "Recorder",
     "Recording",
+    "RecoveryReport",
+    "ScanReport",
     "disable",
     "enable",
     "open_log",
@@ -43,11 +55,22 @@ __all__ = [
 
 # Loaded when first asked for: importing this package must cost an application next to nothing.
 _HOMES = {
-    "errors": ("ConfigError", "LogError", "LogTooNew", "LogUnavailable", "NotSupported", "PapyraOtelError"),
+    "errors": (
+        "CompactionRefused",
+        "ConfigError",
+        "LogBusy",
+        "LogDamaged",
+        "LogError",
+        "LogTooNew",
+        "LogUnavailable",
+        "NotSupported",
+        "PapyraOtelError",
+    ),
     "facts": ("Entry", "Fact", "FactKind"),
     "log": ("FactLog", "open_log"),
     "plugin": ("Recording", "disable", "enable"),
     "recorder": ("Actor", "Recorder"),
+    "reports": ("Anomaly", "CompactionReport", "Progress", "RecoveryReport", "ScanReport"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

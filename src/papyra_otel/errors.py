@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 __all__ = [
+    "CompactionRefused",
     "ConfigError",
     "LineDamaged",
+    "LogBusy",
+    "LogDamaged",
     "LogError",
     "LogTooNew",
     "LogUnavailable",
@@ -42,6 +45,18 @@ class LogTooNew(LogError):
             f"Upgrade papyra-otel to read it; nothing was changed."
         )
         self.version = version
+
+
+class LogDamaged(LogError):
+    """Damage was found where ``startup=fail`` asks not to start with it: look with ``papyra-otel scan``."""
+
+
+class LogBusy(LogError):
+    """Another process is recovering or compacting this log now: try again when it is done."""
+
+
+class CompactionRefused(LogError):
+    """Compacting would remove most of the log because of what looks like a wrong clock; ``force`` does it."""
 
 
 class NotSupported(LogError):

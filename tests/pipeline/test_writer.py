@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papyra_otel import Fact, FactKind, semconv
+from papyra_otel import Fact, FactKind, LogUnavailable, semconv
 from papyra_otel.pipeline.ring import Losses, Ring
 
 
@@ -270,3 +270,146 @@ def test_losses_cover_every_lost_number_and_count_exactly(seqs):
     assert told[0][semconv.DROPPED_COUNT] == len(seqs)
     if len(ranges) < 64:
         assert covered == set(seqs)
+
+
+# --- a full disk, and losses of losses -----------------------------------------------------------------
+
+
+def fact_named(name: str) -> dict[str, object]:
+    return {
+        "timestamp": 1,
+        "severity_text": "INFO",
+        "attributes": {"papyra.system.id": "orders"},
+        "event_name": name,
+    }
+
+
+def full_for_events(log):
+    """Let *log* take only dead letters and audits, as a full disk with a little reserve."""
+    original = log.append
+
+    def append(facts):
+        if any(fact.kind is FactKind.EVENT for fact in facts):
+            raise LogUnavailable("no space left", error_type="ENOSPC")
+        original(facts)
+
+    log.append = append
+    return original
+
+
+def test_dead_letters_and_audits_do_not_wait_behind_events_for_space(pipeline):
+    original = full_for_events(pipeline.log)
+    for n in range(3):
+        pipeline.emit(n)
+    for _ in range(700):
+        pipeline.logger.emit(**fact_named(semconv.DEAD_LETTER_CAPTURED))
+        pipeline.logger.emit(**fact_named(semconv.AUDIT_COMPLETED))
+    assert pipeline.log.facts() == []
+    assert pipeline.writer.drain() is False
+    stored = pipeline.log.facts()
+    assert [fact.seq for fact in stored if fact.kind is FactKind.DEAD_LETTER] == list(range(700))
+    assert [fact.seq for fact in stored if fact.kind is FactKind.AUDIT] == list(range(700))
+    assert pipeline.writer.waiting()[0] == len(stored) - 1400 + 3
+    pipeline.log.append = original
+    assert pipeline.writer.drain() is True
+    assert [fact.seq for fact in pipeline.log.facts() if fact.kind is FactKind.EVENT] == [0, 1, 2]
+
+
+def test_another_trouble_than_space_tries_nothing_out_of_turn(pipeline):
+    pipeline.log.away = "EIO"
+    pipeline.emit(0)
+    pipeline.logger.emit(**fact_named(semconv.DEAD_LETTER_CAPTURED))
+    attempts = pipeline.log.attempts
+    assert pipeline.writer.drain() is False
+    assert pipeline.log.attempts == attempts + 1
+
+
+def test_a_lost_explanation_is_explained_again(make_pipeline):
+    pipeline = make_pipeline(capacity=2)
+    pipeline.log.away = "ENOSPC"
+    for n in range(6):
+        pipeline.emit(n)  # 0 to 3 are lost
+    pipeline.log.away = None
+    told = pipeline.writer.tell
+
+    def tell(attributes):
+        pipeline.log.away = "ENOSPC"  # again, just now
+        told(attributes)
+
+    pipeline.writer.tell = tell
+    pipeline.writer.drain()
+    pipeline.writer.tell = told
+    for _ in range(3):
+        pipeline.logger.emit(**fact_named(semconv.DEAD_LETTER_CAPTURED))
+    for _ in range(3):
+        pipeline.logger.emit(**fact_named(semconv.FACT_DROPPED))
+    pipeline.log.away = None
+    for _ in range(3):
+        pipeline.writer.drain()
+    facts = pipeline.log.facts()
+    stored = {(fact.kind, fact.seq) for fact in facts}
+    explained = {
+        (FactKind(kind), seq)
+        for fact in facts
+        for text in fact.attributes.get(semconv.DROPPED_RANGES, ())
+        for _, kind, seqs in [text.split("-")]
+        for seq in range(int(seqs.split("..")[0]), int(seqs.split("..")[1]) + 1)
+    }
+    for kind in (FactKind.EVENT, FactKind.DEAD_LETTER):
+        last = max(seq for each, seq in stored if each is kind) if kind is FactKind.EVENT else 2
+        assert {(kind, seq) for seq in range(last + 1)} <= stored | explained
+    assert (FactKind.EVENT, 0) in explained
+
+
+def test_what_a_lost_explanation_counted_is_counted_on():
+    losses = Losses()
+    told = Fact(
+        kind=FactKind.EVENT,
+        name=semconv.FACT_DROPPED,
+        time_unix_nano=1,
+        system="s",
+        writer="0" * 16,
+        seq=9,
+        attributes={
+            semconv.DROPPED_RANGES: [f"{'0' * 16}-event-2..4", f"{'0' * 16}-audit-7..7"],
+            semconv.DROPPED_BY_KIND: ["event=3", "audit=1"],
+        },
+    )
+    losses.add(fact_of("e", 5), "EIO")
+    losses.add(told, "EIO")
+    losses.add(
+        Fact(
+            kind=FactKind.EVENT,
+            name=semconv.FACT_DROPPED,
+            time_unix_nano=1,
+            system="s",
+            writer="0" * 16,
+            seq=10,
+            attributes={semconv.DROPPED_RANGES: ["odd", 1, "a-b-c"], semconv.DROPPED_BY_KIND: "odd"},
+        ),
+        "EIO",
+    )
+    (again,) = losses.take()
+    assert again[semconv.DROPPED_COUNT] == 7
+    assert again[semconv.DROPPED_BY_KIND] == ["event=6", "audit=1"]
+    assert again[semconv.DROPPED_RANGES] == [
+        f"{'0' * 16}-event-2..5",
+        f"{'0' * 16}-event-9..10",
+        f"{'0' * 16}-audit-7..7",
+    ]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)), max_size=12),
+    st.lists(st.integers(0, 40), unique=True),
+)
+def test_ranges_that_are_taken_over_are_joined_like_numbers(ranges, seqs):
+    losses = Losses()
+    for seq in seqs:
+        losses.add(fact_of("e", seq), "EIO")
+    lost = losses._of("s", "0" * 16, FactKind.EVENT)
+    for first, more in ranges:
+        lost.add_range(first, first + more)
+    wanted = {*seqs} | {n for first, more in ranges for n in range(first, first + more + 1)}
+    assert {n for a, b in zip(lost.starts, lost.ends, strict=True) for n in range(a, b + 1)} == wanted
+    assert all(b + 1 < c for b, c in zip(lost.ends, lost.starts[1:], strict=False))

@@ -61,6 +61,22 @@ def writing_and_reading(crash: Fact) -> str | None:
     return cursor
 
 
+def looking_after(log: FactLog) -> None:
+    report = log.scan(incremental=True, seconds_max=5)
+    assert_type(report, papyra_otel.ScanReport)
+    assert_type(report.healthy, bool)
+    assert_type(report.streams[FactKind.EVENT].damaged_bytes, int)
+    for anomaly in report.anomalies:
+        assert_type(anomaly, papyra_otel.Anomaly)
+        assert_type(anomaly.severity, str)
+    if not report.healthy:
+        assert_type(log.recover("repair", dry_run=True).remaining, papyra_otel.ScanReport)
+    try:
+        assert_type(log.compact("events=7d", force=False).records_removed, int)
+    except (papyra_otel.CompactionRefused, papyra_otel.LogBusy) as error:
+        assert_type(str(error), str)
+
+
 def retention() -> Retention:
     try:
         limits = parse_retention("events=7d,1GiB;dead_letters=90d;audits=100000")

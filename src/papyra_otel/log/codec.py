@@ -16,6 +16,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Container, Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ import msgspec
 from papyra_otel import semconv
 from papyra_otel.errors import LineDamaged, LogTooNew
 from papyra_otel.facts import Fact, FactKind
-from papyra_otel.log.times import format_time, parse_time
+from papyra_otel.log.times import MAX_UNIX_NANO, format_time, is_time, parse_time
 from papyra_otel.payload import jsonable
 
 __all__ = [
@@ -33,11 +34,16 @@ __all__ = [
     "SEGMENT_OPEN",
     "SEGMENT_SEAL",
     "Line",
+    "Outline",
     "decode",
     "encode",
     "encode_line",
     "faithful",
+    "outline",
     "parse",
+    "sign",
+    "signed",
+    "to_fact",
 ]
 
 FORMAT: Final = 1
@@ -46,9 +52,12 @@ SEGMENT_OPEN: Final = "segment.open"
 SEGMENT_SEAL: Final = "segment.seal"
 
 _CRC_MEMBER_BYTES = len(b',"crc":"00000000"}')
+_OURS = b'{"v":%d,"writer":"' % FORMAT
 _VERSION = re.compile(rb'\{"v":(\d{1,9}),"writer":"')
 _WRITER = re.compile(r"[0-9a-f]{16}")
 _KINDS = {kind.value: kind for kind in FactKind}
+_OUTLINED = frozenset({*_KINDS, SEGMENT_OPEN, SEGMENT_SEAL})
+_BRACE = ord("{")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _NAME_CHARS_MAX = 4096
 _ATTRIBUTES_MAX = 512
@@ -56,7 +65,7 @@ _SHORTER_CHARS = (_NAME_CHARS_MAX, 512, 64)  # with the last, 512 attributes alw
 _TEXTS = ("name", "severity", "system", "actor", "trace_id", "span_id")
 
 
-class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Line(msgspec.Struct, omit_defaults=True):
     """What is in one line, member by member, in the order they are written; ``crc`` is added after encoding."""
 
     v: int
@@ -73,15 +82,42 @@ class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
     attributes: Mapping[str, Any] = {}
 
 
+class Outline(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
+    """What is in one line, its attributes as they are written: as much as looking after a log needs."""
+
+    v: int
+    writer: str
+    seq: int
+    time: str
+    kind: str
+    name: str
+    severity: str
+    system: str
+    actor: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    attributes: msgspec.Raw = msgspec.Raw(b"{}")
+
+    def details(self) -> dict[str, Any]:
+        """Return the attributes."""
+        return _details_decoder.decode(self.attributes)
+
+
 _type_of: Callable[[object], type[Any]] = type  # typed so that checkers take any object's type as it is
 _encoder = msgspec.json.Encoder()
+_encode = _encoder.encode
+_recurring: dict[tuple[str, FactKind, str, str, str], tuple[bytes, bytes]] = {}
+_RECURRING_MAX = 1024
+_second: tuple[int, bytes] = (-1, b"")
 _decoder = msgspec.json.Decoder(Line)
+_outline_decoder = msgspec.json.Decoder(Outline)
+_details_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-def encode(fact: Fact) -> bytes:
+def encode(fact: Fact, writer: str | None = None, seq: int | None = None) -> bytes:
     """Return the line of *fact*, line end included, at most LINE_BYTES_MAX bytes. Never raises for odd values.
 
-    *fact* must have its identity (writer and seq). What JSON cannot hold faithfully, or is nested beyond
+    *writer* and *seq* are its identity unless it has one itself. What JSON cannot hold faithfully, or is nested beyond
     the limits of ``payload.jsonable``, is replaced and the attribute's name listed in
     ``papyra.fact.enc_error``; what makes the line too long is cut and listed in ``papyra.fact.truncated``.
     """
@@ -89,21 +125,25 @@ def encode(fact: Fact) -> bytes:
     try:
         if not _plain(attributes):
             attributes = _replaced(attributes)
+        elif attributes and fact.actor is not None:
+            encoded = _encoded_plain(fact, writer or fact.writer or "", seq or fact.seq or 0)
+            if encoded is not None and len(encoded) <= LINE_BYTES_MAX:
+                return encoded
     except RuntimeError:  # another thread is changing them
         attributes = _replaced(attributes)
     line = Line(
-        v=FORMAT,
-        writer=fact.writer or "",
-        seq=fact.seq or 0,
-        time=format_time(fact.time_unix_nano),
-        kind=fact.kind,
-        name=fact.name,
-        severity=fact.severity,
-        system=fact.system,
-        actor=fact.actor,
-        trace_id=fact.trace_id,
-        span_id=fact.span_id,
-        attributes=attributes,
+        FORMAT,
+        writer or fact.writer or "",
+        seq or fact.seq or 0,
+        format_time(fact.time_unix_nano),
+        fact.kind,
+        fact.name,
+        fact.severity,
+        fact.system,
+        fact.actor,
+        fact.trace_id,
+        fact.span_id,
+        attributes,
     )
     try:
         encoded = encode_line(line)
@@ -113,10 +153,76 @@ def encode(fact: Fact) -> bytes:
     return encoded if len(encoded) <= LINE_BYTES_MAX else _shortened(line)
 
 
+def _encoded_plain(fact: Fact, writer: str, seq: int) -> bytes | None:
+    """Return the line of an ordinary fact, or None: the same bytes at two thirds of the cost.
+
+    What recurs from fact to fact is taken from what was encoded before.
+    """
+    global _second  # noqa: PLW0603 - most facts are of the same second as the one before
+    key = (writer, fact.kind, fact.name, fact.severity, fact.system)
+    time_unix_nano = fact.time_unix_nano
+    seconds = time_unix_nano // 1_000_000_000
+    trace_id = fact.trace_id
+    try:
+        recurring = _recurring.get(key) or _remembered(key)
+        known, second = _second
+        if seconds != known:
+            if not 0 <= time_unix_nano <= MAX_UNIX_NANO:
+                return None
+            second = format_time(time_unix_nano)[:19].encode()
+            _second = seconds, second  # one assignment: threads see a matching pair
+        body = b'%b%d,"time":"%b.%09dZ"%b%b%b,"attributes":%b' % (
+            recurring[0],
+            seq,
+            second,
+            time_unix_nano - seconds * 1_000_000_000,
+            recurring[1],
+            _encode(fact.actor),
+            b"" if trace_id is None and fact.span_id is None else _trace(trace_id, fact.span_id),
+            _encode(fact.attributes),
+        )
+    except (ValueError, TypeError, OverflowError, msgspec.MsgspecError):  # odd texts: see below
+        return None
+    return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(b"}", zlib.crc32(body)))
+
+
+def _remembered(key: tuple[str, FactKind, str, str, str]) -> tuple[bytes, bytes]:
+    """Encode what stands before the seq, and between the time and the actor."""
+    writer, kind, name, severity, system = key
+    pieces = (
+        b'{"v":%d,"writer":%b,"seq":' % (FORMAT, _encode(writer)),
+        b',"kind":%b,"name":%b,"severity":%b,"system":%b,"actor":'
+        % (_encode(kind), _encode(name), _encode(severity), _encode(system)),
+    )
+    if len(_recurring) >= _RECURRING_MAX:
+        _recurring.clear()
+    if len(pieces[1]) < _NAME_CHARS_MAX and all(
+        type(text) is str for text in (writer, name, severity, system)
+    ):
+        _recurring[key] = pieces
+    return pieces
+
+
+def _trace(trace_id: str | None, span_id: str | None) -> bytes:
+    return (b"" if trace_id is None else b',"trace_id":%b' % _encode(trace_id)) + (
+        b"" if span_id is None else b',"span_id":%b' % _encode(span_id)
+    )
+
+
 def encode_line(line: Line) -> bytes:
     """Return the bytes of *line* with its checksum and line end. Raises what msgspec raises."""
-    body = _encoder.encode(line)
+    return sign(_encoder.encode(line))
+
+
+def sign(body: bytes) -> bytes:
+    """Return *body*, a JSON object that is not empty, as a line with its checksum as the last member."""
     return b'%b,"crc":"%08x"}\n' % (body[:-1], zlib.crc32(body))
+
+
+def signed(data: bytes) -> bool:
+    """Say whether *data*, a line without its line end, has the checksum that *sign* gives it."""
+    crc_at = len(data) - _CRC_MEMBER_BYTES
+    return crc_at > 0 and data[crc_at:] == b',"crc":"%08x"}' % zlib.crc32(b"}", zlib.crc32(data[:crc_at]))
 
 
 def parse(data: bytes) -> Line:
@@ -124,6 +230,48 @@ def parse(data: bytes) -> Line:
 
     Raises LineDamaged, whose ``anomaly`` says in what way, and LogTooNew for an unknown higher version.
     """
+    _verify(data)
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise LineDamaged("schema_invalid", str(error)) from None
+
+
+def outline(data: bytes) -> Outline:
+    """Return what is in *data* without decoding its attributes: a fact, a header or a seal, all members checked.
+
+    Raises as *parse* does, and LineDamaged where *to_fact* would.
+    """
+    _verify(data)
+    try:
+        found = _outline_decoder.decode(data)
+        if not data.isascii():
+            data.decode()  # what is skipped over is not looked at by the decoder
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise LineDamaged("schema_invalid", str(error)) from None
+    if (
+        found.v != FORMAT
+        or found.seq < 0
+        or found.kind not in _OUTLINED
+        or memoryview(found.attributes)[0] != _BRACE
+        or not _is_writer(found.writer)
+        or not is_time(found.time)
+    ):
+        raise LineDamaged(
+            "schema_invalid", "v, writer, seq, time, kind or attributes are not a line's of ours"
+        )
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _is_writer(text: str) -> bool:
+    return _WRITER.fullmatch(text) is not None
+
+
+def _verify(data: bytes) -> None:
+    """Raise LineDamaged or LogTooNew unless *data* has the shape and the checksum of a line."""
+    if data.startswith(_OURS) and signed(data):
+        return
     version = _VERSION.match(data)
     if version is not None and int(version[1]) > FORMAT:
         raise _newer_or_damaged(data, version)
@@ -133,10 +281,6 @@ def parse(data: bytes) -> Line:
     wanted = b"%08x" % zlib.crc32(b"}", zlib.crc32(memoryview(data)[:crc_at]))
     if data[crc_at + 8 : -2] != wanted:
         raise LineDamaged("crc_mismatch", f"the checksum should be {wanted.decode()}")
-    try:
-        return _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise LineDamaged("schema_invalid", str(error)) from None
 
 
 def decode(data: bytes) -> Fact:
@@ -149,7 +293,7 @@ def to_fact(line: Line) -> Fact:
     kind = _KINDS.get(line.kind)
     if kind is None:
         raise LineDamaged("schema_invalid", f"{line.kind!r} is not a kind of fact")
-    if line.v != FORMAT or line.seq < 0 or _WRITER.fullmatch(line.writer) is None:
+    if line.v != FORMAT or line.seq < 0 or not _is_writer(line.writer):
         raise LineDamaged("schema_invalid", "v, writer or seq is out of range")
     try:
         time_unix_nano = parse_time(line.time)
@@ -184,13 +328,13 @@ def faithful(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _newer_or_damaged(data: bytes, version: re.Match[bytes]) -> LogTooNew | LineDamaged:
-    """Tell a newer version's line from one of ours whose version was hit: one flipped bit must not stop readers."""
-    ours = b'{"v":%d%b' % (FORMAT, data[version.end(1) :])
-    try:
-        parse(ours)
-    except LineDamaged:
+    """Tell a newer version's line from one of ours whose version was hit: damage must not stop readers.
+
+    So a newer format has to keep how a line begins, and the checksum it ends with.
+    """
+    if signed(data):
         return LogTooNew("a line", int(version[1]))
-    return LineDamaged("crc_mismatch", f"the version should be {FORMAT}")
+    return LineDamaged("crc_mismatch", f"neither of version {FORMAT} nor a whole line of a newer one")
 
 
 def _unsigned(data: bytes, ours: bool) -> tuple[str, str]:

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import TypeVar
 
+from papyra_otel.errors import NotSupported
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
 from papyra_otel.log.merge import Query
+from papyra_otel.log.retention import Retention
+from papyra_otel.reports import Check, CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 
-__all__ = ["FactLog", "LogOptions"]
+__all__ = ["FactLog", "LogOptions", "Mark"]
 
 _Log = TypeVar("_Log", bound="FactLog")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What a log wrote about itself while writing: a segment opened (``papyra.log.opened``) or sealed."""
+
+    name: str
+    system: str
+    kind: FactKind
+    writer: str
+    seq: int
+    time_unix_nano: int
+    attributes: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +38,13 @@ class LogOptions:
     """What a process that writes may choose beyond the URL. A backend ignores what does not concern it.
 
     *fsync* is ``never`` (only ``flush`` forces, and not what was sealed before), ``interval`` (every
-    *fsync_interval_seconds*, in the background) or ``always`` (before ``append`` returns).
+    *fsync_interval_seconds*, in the background) or ``always`` (before ``append`` returns). *on_mark* is told
+    of every segment that was opened or sealed, while the log is locked: it may only take note.
     """
 
     fsync: str = "interval"
     fsync_interval_seconds: float = 0.2
+    on_mark: Callable[[Mark], None] | None = None
 
 
 class FactLog(ABC):
@@ -69,6 +87,14 @@ class FactLog(ABC):
         not stored leaves a hole.) On return every later ``read``, from any process that can reach the log,
         sees them; how much of a machine's crash they survive is the backend's durability.
         """
+
+    def write(self, facts: Sequence[Fact], /) -> Callable[[], None] | None:
+        """Do what ``append`` does except wait for the disk; return that wait if there is one, for whoever holds a lock.
+
+        Raises as ``append``; so does the wait, with the facts kept by the log: append them again, or not.
+        """
+        self.append(facts)
+        return None
 
     def read(
         self,
@@ -121,6 +147,66 @@ class FactLog(ABC):
         those of each writer's first and last fact.
         """
 
+    # --- looking after it ---------------------------------------------------------------------------
+
+    def scan(
+        self,
+        progress: ProgressCallback | None = None,
+        *,
+        incremental: bool = False,
+        seconds_max: float | None = None,
+    ) -> ScanReport:
+        """Look at every stored byte and tell what is not as it should be. Never writes; safe while writers run.
+
+        *incremental* passes over what ``remember`` kept and was not changed since; with *seconds_max* it stops
+        reading after that time, oldest left for last, and says how much is unread. *progress* is called now and
+        then, in this thread; what it raises ends the scan. Raises LogUnavailable when the log cannot be reached
+        (a part that cannot be read is an anomaly), NotSupported.
+        """
+        raise self._not_supported("scan")
+
+    def remember(self) -> None:
+        """Keep what the last scan by this object found sound, for later incremental scans. Never raises."""
+        return
+
+    def recover(
+        self, mode: str = "quarantine", *, dry_run: bool = False, progress: ProgressCallback | None = None
+    ) -> RecoveryReport:
+        """Take damage out of the way of readers, losing no good record and no damaged byte.
+
+        *mode* ``quarantine`` moves damaged bytes aside, ``repair`` first corrects what can be corrected
+        beyond doubt, ``ignore`` only looks. Deterministic, idempotent; a crash at any step leaves what a later
+        run finishes. Only what no living writer writes to is touched. A run that changes something is recorded
+        as a ``papyra.log.recovered`` fact. Raises LogUnavailable, LogBusy, NotSupported; ConfigError for *mode*.
+        """
+        raise self._not_supported("recover")
+
+    def compact(
+        self,
+        retention: Retention | str | None = None,
+        force: bool = False,
+        *,
+        dry_run: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> CompactionReport:
+        """Remove what retention hides (by default, the retention the log was opened with).
+
+        What ``read`` yields is the same before, after, and in between; appends never wait. Recorded first as
+        a ``papyra.log.compacted`` fact. Raises CompactionRefused when a wrong clock would expire most of the
+        log and not *force*; LogUnavailable, LogBusy, NotSupported, ConfigError.
+        """
+        raise self._not_supported("compact")
+
+    def preflight(self) -> tuple[Check, ...]:
+        """Look whether this process could record here, and for how long: permissions, space, what else is going on.
+
+        Never raises for what it finds, creates no log, and leaves none changed. Nothing to tell by default.
+        """
+        return ()
+
+    def _not_supported(self, verb: str) -> NotSupported:
+        return NotSupported(f"the {self.capabilities.backend} log cannot {verb}; see log.capabilities")
+
     def seal(self) -> None:
         """End in an orderly way what is open for writing; a later append begins anew. Never raises."""
         return
@@ -133,7 +219,7 @@ class FactLog(ABC):
     def flush(self) -> None:
         """Force what was appended to where it survives a power cut, or raise LogUnavailable.
 
-        Also raises, once, what went wrong while forcing in the background.
+        Also raises, once, when forcing in the background failed for facts that could not be written again.
         """
 
     @abstractmethod

@@ -42,25 +42,38 @@ class Identities:
             cell[0] = seq + 1
         return self._writers.get(system) or self.writer(system), seq
 
-    def identified(self, fact: Fact) -> Fact:
-        """Return *fact* with its identity, given now if it has none. ValueError if it is not from here."""
-        if fact.writer is None:
-            return fact.identified(*self.reserve(fact.system, fact.kind))
+    def of(self, fact: Fact) -> tuple[str, int]:
+        """Return the identity of *fact*, given now if it has none. ValueError if it is not from here."""
+        writer, seq = fact.writer, fact.seq
+        if writer is None:
+            return self.reserve(fact.system, fact.kind)
         if (
-            fact.writer != self._writers.get(fact.system)
-            or fact.seq is None
-            or not 0 <= fact.seq < self._next_seq.get((fact.system, fact.kind), _NOTHING)[0]
+            writer != self._writers.get(fact.system)
+            or seq is None
+            or not 0 <= seq < self._next_seq.get((fact.system, fact.kind), _NOTHING)[0]
         ):
             raise ValueError(
-                f"{fact.writer}-{fact.kind}-{fact.seq} was not reserved from this log for system "
+                f"{writer}-{fact.kind}-{seq} was not reserved from this log for system "
                 f"{fact.system!r}; append the fact without writer and seq"
             )
-        return fact
+        return writer, seq
+
+    def identified(self, fact: Fact) -> Fact:
+        """Return *fact* with its identity. Raises as *of*."""
+        writer, seq = self.of(fact)
+        return fact if fact.writer is not None else fact.identified(writer, seq)
 
     def check(self, fact: Fact) -> None:
         """Raise ValueError if *fact* has an identity that was not reserved here."""
         if fact.writer is not None:
-            self.identified(fact)
+            self.of(fact)
+
+    def take_back(self, system: str, kind: FactKind, seq: int) -> None:
+        """Undo a reservation that nothing came of, if it is the last one: it leaves no hole then."""
+        cell = self._next_seq.get((system, kind))
+        with self._lock:
+            if cell is not None and cell[0] == seq + 1:
+                cell[0] = seq
 
     def renew(self) -> None:
         """Forget all: new ids, sequences from 0."""

@@ -14,6 +14,30 @@ class SeqSet:
         self._starts: list[int] = []
         self._ends: list[int] = []  # inclusive
 
+    def __contains__(self, seq: int) -> bool:
+        at = bisect_right(self._starts, seq) - 1
+        return at >= 0 and seq <= self._ends[at]
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+    @property
+    def last(self) -> int:
+        """The highest number, -1 when there is none."""
+        return self._ends[-1] if self._ends else -1
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return (first, last) of each range, ascending; no two touch."""
+        return list(zip(self._starts, self._ends, strict=True))
+
+    def append_range(self, first: int, last: int) -> None:
+        """Add *first* to *last*, all above what is there."""
+        if self._ends and self._ends[-1] == first - 1:
+            self._ends[-1] = last
+        else:
+            self._starts.append(first)
+            self._ends.append(last)
+
     def add(self, seq: int) -> bool:
         """Add *seq*; say whether it is new."""
         at = bisect_right(self._starts, seq) - 1

@@ -5,21 +5,22 @@ Never a JSON number: jq and Go collectors round those to 2**53. Fixed width, so 
 
 from __future__ import annotations
 
-import calendar
 import re
 import time
 from datetime import datetime, timezone
 from functools import lru_cache
 
-__all__ = ["MAX_UNIX_NANO", "format_time", "parse_time", "unix_nano_of"]
+__all__ = ["MAX_UNIX_NANO", "format_time", "is_time", "parse_time", "unix_nano_of"]
 
 _NANOS = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - texts here are all UTC; without a zone it is faster
 MAX_UNIX_NANO = 253_402_300_799_999_999_999  # 9999-12-31T23:59:59.999999999Z
 _CHARS = len("2026-11-22T20:02:45.123456789Z")
 _FRACTION = re.compile(r"\d{9}", re.ASCII)
 _latest = (-1, "")
-_SHAPE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", re.ASCII)
+_SHAPE = re.compile(r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d", re.ASCII)
+_WHOLE = re.compile(_SHAPE.pattern + r"\.\d{9}Z", re.ASCII)
 
 
 def format_time(unix_nano: int) -> str:
@@ -42,6 +43,11 @@ def parse_time(text: str) -> int:
     return _second_number(text[:19]) * _NANOS + int(text[20:29])
 
 
+def is_time(text: str) -> bool:
+    """Say whether *parse_time* would take *text*, at less cost."""
+    return _WHOLE.fullmatch(text) is not None and _is_day(text[:10])
+
+
 def unix_nano_of(moment: datetime | int) -> int:
     """Return *moment* in nanoseconds since the epoch; an int already is. A naive datetime is local time."""
     if isinstance(moment, int):
@@ -59,4 +65,14 @@ def _second_text(seconds: int) -> str:
 def _second_number(text: str) -> int:
     if _SHAPE.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a UTC time")
-    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    since = datetime.fromisoformat(text) - _NAIVE_EPOCH
+    return since.days * 86_400 + since.seconds
+
+
+@lru_cache(maxsize=4096)
+def _is_day(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import cast
 
 from papyra_otel import semconv
 from papyra_otel.facts import Fact, FactKind
@@ -17,7 +19,9 @@ _FIXED_BYTES = 400  # a fact's own weight without its texts: an estimate for the
 
 
 def _value(fact: Fact) -> int:
-    """Return how much a fact is worth keeping: processed messages least, dead letters most."""
+    """Return how much a fact is worth keeping: processed messages least, dead letters and explanations most."""
+    if fact.name == semconv.FACT_DROPPED:
+        return 4
     if fact.kind is FactKind.DEAD_LETTER:
         return 3
     if fact.kind is FactKind.AUDIT:
@@ -41,7 +45,7 @@ class Ring:
         self._capacity_bytes = capacity_bytes
         self._bytes = 0
         self._order: deque[list[Fact]] = deque()  # a shed fact leaves an empty cell behind
-        self._by_value: tuple[deque[list[Fact]], ...] = (deque(), deque(), deque(), deque())
+        self._by_value: tuple[deque[list[Fact]], ...] = tuple(deque() for _ in range(5))
         self._size = 0
 
     def __len__(self) -> int:
@@ -68,6 +72,19 @@ class Ring:
                 taken.append(self._empty(cell))
         self._drop_empty_cells()
         return taken
+
+    def take_precious(self, count: int) -> list[Fact]:
+        """Remove and return up to *count* dead letters or, if there are none, audits: each a stream of its own."""
+        for cells in (self._by_value[3], self._by_value[2]):
+            taken: list[Fact] = []
+            while cells and len(taken) < count:
+                cell = cells.popleft()
+                if cell:
+                    taken.append(self._empty(cell))
+            if taken:
+                self._drop_empty_cells()
+                return taken
+        return []
 
     def put_back(self, facts: Sequence[Fact]) -> list[Fact]:
         """Return *facts* to the front, in order, after they could not be stored; return what had to give way."""
@@ -125,14 +142,31 @@ class _Lost:
 
     def add(self, seq: int) -> None:
         self.count += 1
-        at = bisect_left(self.starts, seq)
-        if at > 0 and self.ends[at - 1] == seq - 1:
-            self.ends[at - 1] = seq
+        at = bisect_right(self.starts, seq)
+        if at > 0 and self.ends[at - 1] >= seq - 1:
+            self.ends[at - 1] = max(self.ends[at - 1], seq)
+            if at < len(self.starts) and self.starts[at] == self.ends[at - 1] + 1:
+                self._join(at - 1)
+        elif at < len(self.starts) and self.starts[at] == seq + 1:
+            self.starts[at] = seq
         else:
             self.starts.insert(at, seq)
             self.ends.insert(at, seq)
-        if at < len(self.starts) - 1 and self.starts[at + 1] == self.ends[at] + 1 and self.ends[at] == seq:
-            self._join(at)
+        self._limit()
+
+    def add_range(self, first: int, last: int) -> None:
+        """Add what a lost explanation explained; it is counted elsewhere."""
+        joined: list[tuple[int, int]] = []
+        for start, end in sorted([*zip(self.starts, self.ends, strict=True), (first, last)]):
+            if joined and start <= joined[-1][1] + 1:
+                joined[-1] = joined[-1][0], max(joined[-1][1], end)
+            else:
+                joined.append((start, end))
+        self.starts = [start for start, _ in joined]
+        self.ends = [end for _, end in joined]
+        self._limit()
+
+    def _limit(self) -> None:
         if len(self.starts) > _RANGES_MAX:
             gaps = [self.starts[i + 1] - self.ends[i] for i in range(len(self.starts) - 1)]
             self._join(gaps.index(min(gaps)))
@@ -158,9 +192,25 @@ class Losses:
 
     def add(self, fact: Fact, error_type: str) -> None:
         """Note that *fact* is lost because of *error_type*."""
-        key = (fact.system, fact.writer or "", fact.kind)
-        self._lost.setdefault(key, _Lost()).add(fact.seq or 0)
+        self._of(fact.system, fact.writer or "", fact.kind).add(fact.seq or 0)
         self._error_types[fact.system] = error_type
+        if fact.name == semconv.FACT_DROPPED:
+            self._add_explained(fact)
+
+    def _of(self, system: str, writer: str, kind: FactKind) -> _Lost:
+        return self._lost.setdefault((system, writer, kind), _Lost())
+
+    def _add_explained(self, told: Fact) -> None:
+        """Take over what an explanation explained that is lost itself."""
+        for text in _texts(told, semconv.DROPPED_RANGES):
+            with suppress(ValueError):  # anybody may emit an event of that name
+                writer, kind, seqs = text.split("-")
+                first, _, last = seqs.partition("..")
+                self._of(told.system, writer, FactKind(kind)).add_range(int(first), int(last))
+        for text in _texts(told, semconv.DROPPED_BY_KIND):
+            with suppress(ValueError):
+                kind, _, count = text.partition("=")
+                self._of(told.system, told.writer or "", FactKind(kind)).count += int(count)
 
     def take(self) -> Iterator[dict[str, object]]:
         """Forget everything, yielding the attributes of one explaining fact per system."""
@@ -181,3 +231,12 @@ class Losses:
                 ],
                 semconv.ERROR_TYPE: error_types[system],
             }
+
+
+def _texts(fact: Fact, attribute: str) -> list[str]:
+    value = fact.attributes.get(attribute)
+    return (
+        [text for text in cast("list[object]", value) if isinstance(text, str)]
+        if isinstance(value, list)
+        else []
+    )

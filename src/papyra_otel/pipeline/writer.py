@@ -1,6 +1,7 @@
 """Between an emitted fact and a log that may be away: through when it can, a bounded ring when it cannot.
 
-An actor never waits here for anything but a lock and, in write-through mode, one write to the kernel.
+An actor never waits here for anything but a lock and, in write-through mode, one write to the kernel (and for
+the disk with fsync=always, together with all who write meanwhile).
 While the log is away facts wait in the ring and a thread tries again, with growing pauses. What the ring
 cannot hold is lost with a count, and when the log is back a ``papyra.fact.dropped`` fact explains the hole.
 """
@@ -29,6 +30,7 @@ RING_BYTES_MAX = 32 << 20
 _BATCH_FACTS = 500
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 30.0
+_NO_SPACE = frozenset({"ENOSPC", "EDQUOT"})
 
 
 class FactWriter:
@@ -90,6 +92,7 @@ class FactWriter:
         attributes: Mapping[str, Any],
     ) -> Fact:
         """Store one fact, or keep it for later, or count it as lost; return it with its identity."""
+        wait: Callable[[], None] | None = None
         with self._lock:
             writer, seq = self._log.reserve(system, kind)
             fact = Fact(
@@ -106,16 +109,18 @@ class FactWriter:
                 seq=seq,
             )
             if self._through:
-                self._append(fact)
+                wait = self._write(fact)
             elif self._closed:
                 self._lose((fact,), "closed")
             else:
                 self._keep(fact)
+        if wait is not None:
+            self._wait(wait, fact)
         return fact
 
-    def _append(self, fact: Fact) -> None:
+    def _write(self, fact: Fact) -> Callable[[], None] | None:
         try:
-            self._log.append((fact,))
+            return self._log.write((fact,))
         except LogUnavailable as error:
             self._begin_trouble(error)
             self._keep(fact)
@@ -125,6 +130,18 @@ class FactWriter:
         except BaseException:  # an interrupt between reserving and storing: explain the hole, let it pass
             self._lose((fact,), "interrupted")
             raise
+        return None
+
+    def _wait(self, wait: Callable[[], None], fact: Fact) -> None:
+        """Wait for the disk, without the lock: who writes meanwhile shares the next fsync."""
+        try:
+            wait()
+        except LogUnavailable as error:  # written, but not forced: the log knows it again
+            with self._lock:
+                self._begin_trouble(error)
+                self._keep(fact)
+        except Exception:
+            _logger.exception("papyra_otel could not force a %s fact to the disk", fact.name)
 
     def _keep(self, fact: Fact) -> None:
         self._through = False  # until all that waits is stored: no fact overtakes another
@@ -156,25 +173,37 @@ class FactWriter:
     def drain(self) -> bool:
         """Try now to store all that waits, and to explain what was lost; say whether nothing waits any more."""
         with self._draining:
-            while batch := self._take():
-                try:
-                    self._log.append(batch)
-                except LogUnavailable as error:
-                    self._return(batch, error)
-                    return False
-                except Exception:
-                    if not self._drain_one_by_one(batch):
-                        return False
-                with self._lock:
-                    self._in_flight = []
+            while batch := self._take(self._ring.take):
+                failed = self._stored(batch)
+                if failed is None:
+                    continue
+                if failed.error_type in _NO_SPACE:  # there may be room, kept or small, for what matters most
+                    while batch := self._take(self._ring.take_precious):
+                        if self._stored(batch) is not None:
+                            break
+                return False
             self._end_trouble()
         self._tell_losses()
         return True
 
-    def _take(self) -> list[Fact]:
+    def _take(self, take: Callable[[int], list[Fact]]) -> list[Fact]:
         with self._lock:
-            self._in_flight = self._ring.take(_BATCH_FACTS)
+            self._in_flight = take(_BATCH_FACTS)
             return self._in_flight
+
+    def _stored(self, batch: list[Fact]) -> LogUnavailable | None:
+        """Store *batch*, or return it to the ring and say why."""
+        failed: LogUnavailable | None = None
+        try:
+            self._log.append(batch)
+        except LogUnavailable as error:
+            self._return(batch, error)
+            return error
+        except Exception:
+            failed = self._stored_one_by_one(batch)
+        with self._lock:
+            self._in_flight = []
+        return failed
 
     def _return(self, batch: list[Fact], error: LogUnavailable) -> None:
         with self._lock:
@@ -182,19 +211,19 @@ class FactWriter:
             self._in_flight = []
             self._lose(self._ring.put_back(batch), error.error_type)
 
-    def _drain_one_by_one(self, batch: list[Fact]) -> bool:
+    def _stored_one_by_one(self, batch: list[Fact]) -> LogUnavailable | None:
         """Store what can be stored of a batch in which one fact is at fault."""
         for at, fact in enumerate(batch):
             try:
                 self._log.append((fact,))
             except LogUnavailable as error:
                 self._return(batch[at:], error)
-                return False
+                return error
             except Exception as error:
                 with self._lock:
                     self._lose((fact,), type(error).__name__)
                 _logger.exception("papyra_otel could not store a %s fact", fact.name)
-        return True
+        return None
 
     def _end_trouble(self) -> None:
         with self._lock:

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
+from papyra_otel import semconv
 from papyra_otel.errors import LogUnavailable
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
 from papyra_otel.log.codec import encode
-from papyra_otel.log.contract import FactLog, LogOptions
+from papyra_otel.log.contract import FactLog, LogOptions, Mark
 from papyra_otel.log.file.flusher import Flusher
+from papyra_otel.log.file.folder import LogFolder
+from papyra_otel.log.file.forks import hold_still_at_forks
 from papyra_otel.log.file.fs import OS, FileSystem, error_name
-from papyra_otel.log.file.layout import (
-    KIND_FOLDERS,
-    SegmentName,
-    folder_of_system,
-    root_of_url,
-)
+from papyra_otel.log.file.layout import SegmentName, folder_of_system, root_of_url
 from papyra_otel.log.file.reader import FileSource
-from papyra_otel.log.file.segment import Segment, SegmentStart
+from papyra_otel.log.file.reserve import RESERVE_BYTES, Reserve
+from papyra_otel.log.file.segment import Memory, NameTaken, Segment, SegmentStart
+from papyra_otel.log.file.stream import Stream, force_all, is_precious, seq_of
 from papyra_otel.log.identity import Identities
 from papyra_otel.log.merge import Query, read_merged, stats_of
-from papyra_otel.log.retention import Retention
+from papyra_otel.log.retention import Retention, parse_retention
+from papyra_otel.reports import Check, CompactionReport, ProgressCallback, RecoveryReport, ScanReport
+
+if TYPE_CHECKING:
+    from papyra_otel.log.file.scan import Scanned
 
 __all__ = ["FileLog", "open_file_log"]
 
 SEGMENT_BYTES_MAX = 64 << 20
 SEGMENT_AGE_SECONDS_MAX = 86_400
+UNSYNCED_BYTES_MAX = 4 << 20
 _WRITE_BYTES_MAX = 1 << 20
-_LINKED_NANOS = 100_000_000  # how long a removed segment may go unnoticed
+_LOOK_NANOS = 100_000_000  # how long a removed segment may go unnoticed
 _SEGMENT_AGE_NANOS_MAX = SEGMENT_AGE_SECONDS_MAX * 1_000_000_000
+_BIRTHS_MAX = 3
+_ENDED_MAX = 16  # ended segments that wait to be forced: each costs a descriptor
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_SPACE_NAMES = frozenset(errno.errorcode[number] for number in _NO_SPACE)
 
 
 def open_file_log(url: str, *, system: str | None, retention: Retention, options: LogOptions) -> FileLog:
@@ -41,26 +53,17 @@ def open_file_log(url: str, *, system: str | None, retention: Retention, options
     return FileLog(root_of_url(url), system=system, retention=retention, options=options)
 
 
-class _Stream:
-    """One system's stream of one kind, as written by this process: its open segment, if any."""
-
-    __slots__ = ("digest", "index", "looked_unix_nano", "records", "segment", "size_bytes")
-
-    def __init__(self) -> None:
-        self.segment: Segment | None = None
-        self.index = 0
-        self.looked_unix_nano = 0
-        self.digest: str | None = None
-        self.records = 0
-        self.size_bytes = 0
-
-
 class FileLog(FactLog):
     """See ``FactLog`` for the promises and ``layout`` for what is where.
 
     ``append`` writes through: when it returns the kernel has the lines, so killing the process loses
-    none. What a power cut may take is what *options.fsync* allows. A forked child writes as a new writer
-    into segments of its own. Who removes segments that are being written loses up to 0.1 s of facts more.
+    none. What a power cut may take is what *options.fsync* allows. After a failed fsync a file is left for
+    good, and what it may have lost is written again: as much as *unsynced_bytes_max* bytes of memory hold.
+    A forked child writes as a new writer into segments of its own. Who removes segments that are being
+    written loses up to 0.1 s of facts more.
+
+    Locks: ``_lock`` guards all state; nobody waits for a disk with it but to write. A stream's ``forcing`` is taken
+    before it, never after: whoever has it forces for all who came until then.
     """
 
     def __init__(
@@ -74,22 +77,31 @@ class FileLog(FactLog):
         clock: Callable[[], int] = time.time_ns,
         new_writer: Callable[[], str] = lambda: secrets.token_hex(8),
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        unsynced_bytes_max: int = UNSYNCED_BYTES_MAX,
+        reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         self._root = os.path.abspath(root)
         self._system = system
         self._retention = retention or Retention()
         self._options = options or LogOptions()
+        self._forces = self._options.fsync != "never"
+        self._always = self._options.fsync == "always"
+        self._behind = False
         self._fs = fs
         self._clock = clock
         self._segment_bytes_max = segment_bytes_max
+        self._unsynced_bytes_max = unsynced_bytes_max
         self._lock = threading.RLock()
         self._identities = Identities(new_writer)
-        self._streams: dict[tuple[str, FactKind], _Stream] = {}
-        self._unsynced: set[Segment] = set()
-        self._unforced: OSError | None = None
+        self._streams: dict[tuple[str, FactKind], Stream] = {}
+        self._memory = Memory(unsynced_bytes_max)
+        self._uncertain = 0
+        self._uncertain_error = OSError(errno.EIO, os.strerror(errno.EIO))
+        self._reserve = Reserve(fs, self._root, clock, reserve_bytes)
         self._flusher = Flusher(self._flush_quietly, self._options.fsync_interval_seconds)
         self._closed = False
-        _open_logs.add(self)
+        self._scanned: Scanned | None = None
+        hold_still_at_forks(self)
 
     @property
     def root(self) -> str:
@@ -99,7 +111,9 @@ class FileLog(FactLog):
     @property
     def capabilities(self) -> Capabilities:
         """Durable, and any number of processes may write and read it at once."""
-        return Capabilities(backend="file", durable=True, shared_between_processes=True)
+        return Capabilities(
+            backend="file", durable=True, shared_between_processes=True, scan=True, recover=True, compact=True
+        )
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -116,6 +130,7 @@ class FileLog(FactLog):
                 raise PermissionError(13, "no permission to write there", self._root)
         except OSError as error:
             raise self._unavailable(error) from error
+        self._reserve.make()
         newest: dict[str, FileSource] = {}
         for source in self._sources():
             known = newest.setdefault(source.stream, source)
@@ -129,186 +144,353 @@ class FileLog(FactLog):
         return self._identities.reserve(system, kind)
 
     def append(self, facts: Sequence[Fact], /) -> None:
-        """See FactLog. Facts of one stream in a row go to the kernel together, up to 1 MiB at a time."""
+        """See FactLog. Facts of one stream in a row go to the kernel together, some 1 MiB at a time."""
+        wait = self.write(facts)
+        if wait is not None:
+            wait()
+
+    def write(self, facts: Sequence[Fact], /) -> Callable[[], None] | None:
+        """See FactLog. There is something to wait for with fsync=always, and when the disk falls far behind."""
         with self._lock:
-            self._check_open()
+            if self._closed:
+                self._check_open()
             try:
                 if len(facts) == 1:
-                    fact = self._identities.identified(facts[0])
-                    seq = fact.seq or 0
-                    self._write(fact.system, fact.kind, encode(fact), 1, seq, seq)
+                    fact = facts[0]
+                    writer, seq = self._identities.of(fact)
+                    stream = self._streams.get((fact.system, fact.kind))
+                    if stream is None:
+                        stream = self._new_stream(fact.system, fact.kind)
+                    if seq >= stream.next_seq or not stream.has(seq):
+                        self._write(stream, encode(fact, writer, seq), 1, seq, seq)
+                    touched: Iterable[Stream] = (stream,)
                 else:
-                    self._append_many(facts)
+                    touched = self._write_many(facts)
             except OSError as error:
                 raise self._unavailable(error) from error
-            if self._options.fsync == "always":
-                self._flush()
-            elif self._options.fsync == "interval":
-                self._flusher.wake()
+            finally:
+                if self._forces:
+                    self._flusher.wake()
+            if self._always or self._behind:
+                return partial(self._wait, [(stream, stream.writes) for stream in touched])
+        return None
 
-    def _append_many(self, facts: Sequence[Fact]) -> None:
-        for given in facts:
-            self._identities.check(given)
-        batch: list[bytes] = []
-        size = first_seq = 0
-        last: Fact | None = None
-        for given in facts:
-            fact = self._identities.identified(given)
-            line = encode(fact)
-            if last is not None and (
-                fact.kind is not last.kind
-                or fact.system != last.system
-                or size + len(line) > _WRITE_BYTES_MAX
+    def _write_many(self, facts: Sequence[Fact]) -> Iterable[Stream]:
+        identity = self._identities.of
+        for fact in facts:
+            if fact.writer is not None:
+                identity(fact)
+        touched: dict[Stream, None] = {}
+        lines: list[bytes] = []
+        size = first_seq = next_seq = 0
+        stream: Stream | None = None
+        for fact in facts:
+            writer, seq = identity(fact)
+            if (
+                seq != next_seq
+                or stream is None
+                or fact.kind is not stream.kind
+                or fact.system != stream.system
+                or size > _WRITE_BYTES_MAX
             ):
-                self._write(last.system, last.kind, b"".join(batch), len(batch), first_seq, last.seq or 0)
-                batch, size = [], 0
-            if not batch:
-                first_seq = fact.seq or 0
-            batch.append(line)
+                if lines and stream is not None:
+                    self._write(stream, b"".join(lines), len(lines), first_seq, next_seq - 1)
+                lines, size = [], 0
+                stream = self._streams.get((fact.system, fact.kind)) or self._new_stream(
+                    fact.system, fact.kind
+                )
+                touched[stream] = None
+                if seq < stream.next_seq and stream.has(seq):
+                    continue  # an earlier attempt wrote it
+                first_seq = seq
+            line = encode(fact, writer, seq)
+            lines.append(line)
             size += len(line)
-            last = fact
-        if last is not None:
-            self._write(last.system, last.kind, b"".join(batch), len(batch), first_seq, last.seq or 0)
+            next_seq = seq + 1
+        if lines and stream is not None:
+            self._write(stream, b"".join(lines), len(lines), first_seq, next_seq - 1)
+        return touched
 
-    def _write(
-        self, system: str, kind: FactKind, data: bytes, records: int, first_seq: int, last_seq: int
-    ) -> None:
-        stream = self._streams.get((system, kind))
-        if stream is None:
-            stream = self._streams[system, kind] = _Stream()
-        segment = stream.segment
-        if segment is None or segment.broken or self._ended(stream, segment, len(data)):
-            segment = self._next_segment(stream, system, kind, first_seq)
-        segment.write(data, records, last_seq)
+    def _new_stream(self, system: str, kind: FactKind) -> Stream:
+        folder = os.path.join(self._root, folder_of_system(system), kind.plural)
+        return self._streams.setdefault((system, kind), Stream(system, kind, folder))
+
+    def _write(self, stream: Stream, data: bytes, records: int, first_seq: int, last_seq: int) -> None:
+        try:
+            if self._reserve.spent and not is_precious(stream, data) and not self._reserve.leaves_room():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what is left is not for these
+            segment = stream.segment
+            if segment is None or segment.broken or self._is_over(stream, segment, len(data)):
+                segment = self._next_segment(stream, first_seq)
+            segment.write(data, records, last_seq)
+        except OSError as error:
+            if error.errno not in _NO_SPACE or not is_precious(stream, data) or not self._reserve.give_up():
+                raise
+            self._next_segment(stream, first_seq).write(data, records, last_seq)
+        if first_seq == stream.next_seq:
+            stream.next_seq = last_seq + 1
+        else:
+            stream.jumped(first_seq, last_seq)
         stream.records += records
         stream.size_bytes += len(data)
-        self._unsynced.add(segment)
+        stream.writes += 1
 
-    def _ended(self, stream: _Stream, segment: Segment, more_bytes: int) -> bool:
-        """Say whether *segment* is full, too old, or was removed under us."""
+    def _is_over(self, stream: Stream, segment: Segment, more_bytes: int) -> bool:
+        """Say whether *segment* is full, too old, or not where readers look."""
         now = self._clock()
-        if (
-            segment.size_bytes + more_bytes > self._segment_bytes_max
-            or now - segment.begun_unix_nano > _SEGMENT_AGE_NANOS_MAX
-        ):
+        if segment.size_bytes + more_bytes > self._segment_bytes_max:
             return True
-        if 0 <= now - stream.looked_unix_nano < _LINKED_NANOS:
+        age = now - segment.begun_unix_nano
+        if age > _SEGMENT_AGE_NANOS_MAX:
+            return True
+        if age < 0:
+            segment.begun_unix_nano = now  # the clock stepped back: it ages from now on
+        if 0 <= now - stream.looked_unix_nano < _LOOK_NANOS:
             return False
         stream.looked_unix_nano = now
-        return not segment.linked()
+        return not segment.in_place()
 
-    def _next_segment(self, stream: _Stream, system: str, kind: FactKind, first_seq: int) -> Segment:
+    # --- segments begin and end; call with the lock ---------------------------------------------------
+
+    def _next_segment(self, stream: Stream, first_seq: int) -> Segment:
+        """Begin a segment, with what is owed. Raises OSError, and then there is none."""
         self._end_segment(stream)
-        folder = os.path.join(self._root, folder_of_system(system), kind.plural)
-        for path in (self._root, os.path.dirname(folder), folder):
-            self._fs.make_folder(path)
+        if not self._forces:
+            self._reserve.make_again()  # otherwise the flusher's thread does it
+        self._make_folders(stream)
+        if stream.owed:
+            first_seq = seq_of(stream.owed[0])
+        segment = stream.segment = self._born(stream, first_seq)
+        stream.previous = stream.number
+        stream.looked_unix_nano = segment.begun_unix_nano
+        stream.writes += 1
+        self._tell(segment.opened)
+        if stream.owed:
+            data = b"".join(stream.owed)
+            last_line = data[data.rfind(b"\n", 0, -1) + 1 :]
+            segment.write(data, data.count(b"\n"), seq_of(last_line))
+            stream.owed = []
+        return segment
+
+    def _make_folders(self, stream: Stream) -> None:
+        """Make what is missing. Below the root no symlink is followed."""
+        self._fs.make_folder(self._root)
+        for path in (os.path.dirname(stream.folder), stream.folder):
+            if not self._fs.is_folder(path):
+                stream.folders_forced = False
+                self._fs.make_folder(path)
+                if not self._fs.is_folder(path):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+
+    def _born(self, stream: Stream, first_seq: int) -> Segment:
         now = self._clock()
-        stream.index += 1  # counts even if it fails: names are never used twice
-        start = SegmentStart(
-            folder=folder,
-            name=SegmentName.new(now, self._identities.writer(system), stream.index),
-            system=system,
-            kind=kind,
-            first_seq=first_seq,
-            now_unix_nano=now,
-            predecessor=stream.digest,
-        )
-        stream.segment = Segment(self._fs, start)
-        stream.looked_unix_nano = now
-        if self._options.fsync != "never":
-            self._force_names(stream.segment, folder, first=stream.index == 1)
-        return stream.segment
+        system_folder = os.path.dirname(stream.folder)
+        number = stream.number
+        while True:
+            number += 1
+            start = SegmentStart(
+                folder=stream.folder,
+                name=SegmentName.new(now, self._identities.writer(stream.system), number),
+                system=stream.system,
+                kind=stream.kind,
+                first_seq=first_seq,
+                now_unix_nano=now,
+                previous=stream.previous,
+                predecessor=stream.digest,
+                folders=self._unforced_folders(stream, system_folder),
+            )
+            try:
+                segment = Segment(self._fs, start, self._memory if self._forces else None)
+            except NameTaken:  # by a scanner that looked at the file just then, or what could not be removed
+                if number >= stream.number + _BIRTHS_MAX:
+                    raise
+                continue
+            stream.number = number  # counts even if it fails now: names are never used twice
+            segment.appear()
+            return segment
 
-    def _force_names(self, segment: Segment, folder: str, *, first: bool) -> None:
-        """Force the names of a new segment and, for a stream's first, of its folders. The root's is the user's."""
-        try:
-            self._fs.fsync_folder(folder)
-            if first:
-                self._fs.fsync_folder(os.path.dirname(folder))
-                self._fs.fsync_folder(self._root)
-        except OSError:
-            segment.broken = True  # what has no name on the disk is lost with the power
-            raise
+    def _unforced_folders(self, stream: Stream, system_folder: str) -> tuple[str, ...]:
+        """Return the folders a new segment needs forced. The root's own name is its user's to force."""
+        return (stream.folder,) if stream.folders_forced else (stream.folder, system_folder, self._root)
 
-    def _end_segment(self, stream: _Stream) -> None:
-        """Seal and close the stream's segment. A seal that cannot be written is a missing seal, no error."""
+    def _end_segment(self, stream: Stream) -> None:
+        """Seal the stream's segment. A seal that cannot be written is a missing seal, no error."""
         segment, stream.segment = stream.segment, None
         if segment is None:
             return
         stream.digest = None
+        with suppress(OSError):
+            sealed = segment.seal(self._clock())
+            if sealed is not None:
+                stream.digest = str(sealed.attributes[semconv.SEGMENT_DIGEST])
+                self._tell(sealed)
+        if self._forces:
+            stream.ended.append(segment)
+            stream.writes += 1
+            self._behind = self._behind or len(stream.ended) > _ENDED_MAX
+        else:
+            segment.close()
+
+    def _tell(self, mark: Mark) -> None:
+        if self._options.on_mark is not None:
+            with suppress(Exception):
+                self._options.on_mark(mark)
+
+    # --- forcing to the disk; call without the lock ---------------------------------------------------
+
+    def flush(self) -> None:
+        """See FactLog."""
+        self._check_open()
+        failed: OSError | None = None
+        for stream in self._unforced():
+            try:
+                self._force(stream, stream.writes)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise self._unavailable(failed) from failed
+        self._raise_uncertain()
+
+    def _wait(self, written: Iterable[tuple[Stream, int]]) -> None:
+        """Wait until the disk has what was written; one fsync serves all who wait."""
         try:
-            stream.digest = segment.seal(self._clock())
-        except OSError:
-            segment.broken = True
-        try:
-            if self._options.fsync != "never":
-                segment.fsync()
+            for stream, writes in written:
+                self._force(stream, writes)
         except OSError as error:
-            self._unforced = error
-        self._unsynced.discard(segment)
+            raise self._unavailable(error) from error
+        self._raise_uncertain()
+
+    def _raise_uncertain(self) -> None:
+        with self._lock:
+            uncertain, self._uncertain = self._uncertain, 0
+        if uncertain:
+            error = self._uncertain_error
+            raise LogUnavailable(
+                f"log folder {self._root}: {error.strerror or error} while forcing facts to the disk; "
+                f"{uncertain} of them may not survive a power cut",
+                error_type=error_name(error),
+            ) from error
+
+    def _flush_quietly(self) -> bool:
+        """Force what is unforced, for the background thread; say whether the disk has everything.
+
+        Nobody who appends waits for the disk here. What a segment that cannot be forced may have lost is
+        written again at once.
+        """
+        done = True
+        for stream in self._unforced():
+            try:
+                self._force(stream, stream.writes, attempts=1)
+            except OSError:
+                done = False
+        self._reserve.make_again()
+        return done
+
+    def _unforced(self) -> list[Stream]:
+        with self._lock:
+            return [
+                stream for stream in self._streams.values() if stream.forced != stream.writes or stream.owed
+            ]
+
+    def _force(self, stream: Stream, writes: int, *, attempts: int = 2) -> None:
+        """Force the first *writes* changes of *stream*, or raise OSError. A failed attempt is made good by another.
+
+        Ended segments come first: what is on the disk is then always a beginning of the stream.
+        """
+        with stream.forcing:
+            if stream.forced >= writes and not stream.owed:
+                return  # by whoever was here before: it forced all there was
+            for attempt in range(attempts):
+                with self._lock:
+                    if stream.owed and not self._closed:
+                        self._next_segment(stream, 0)
+                    writes = stream.writes
+                    segments = stream.ended + ([] if stream.segment is None else [stream.segment])
+                failed = force_all(segments)
+                with self._lock:
+                    if failed is None:
+                        self._forced(stream, writes, segments)
+                        return
+                    segment, error = failed
+                    if segment.poisoned:
+                        self._poisoned(stream, segment, error)
+                    if attempts == 1 and stream.owed and not self._closed:
+                        self._next_segment(stream, 0)
+                if attempt == attempts - 1:
+                    raise error
+
+    def _forced(self, stream: Stream, writes: int, segments: Sequence[Segment]) -> None:
+        stream.forced = writes
+        stream.folders_forced = stream.folders_forced or bool(segments)
+        for segment in segments:
+            segment.settle()
+            if segment in stream.ended:
+                stream.ended.remove(segment)
+                segment.close()
+        self._behind = any(len(stream.ended) > _ENDED_MAX for stream in self._streams.values())
+
+    def _poisoned(self, stream: Stream, segment: Segment, error: OSError) -> None:
+        """Leave a segment that could not be forced, without a seal; owe what it may have lost to the next one."""
+        lines, lost = segment.surrender()
+        stream.owed += lines
+        if lost:
+            self._uncertain += lost
+            self._uncertain_error = error
+        stream.digest = None
+        if segment is stream.segment:
+            stream.segment = None
+        elif segment in stream.ended:
+            stream.ended.remove(segment)
+        stream.folders_forced = False
+        stream.writes += 1
         segment.close()
+
+    # --- ends -------------------------------------------------------------------------------------------
 
     def seal(self) -> None:
         """See FactLog."""
-        with self._lock:
-            for stream in self._streams.values():
-                self._end_segment(stream)
+        for _ in range(2):  # what had to be written again is in a segment that was not there before
+            with self._lock:
+                for stream in self._streams.values():
+                    self._end_segment(stream)
+            if not self._forces or self._flush_quietly():
+                return
 
     def appended(self) -> dict[tuple[str, FactKind], tuple[int, int]]:
         """See FactLog."""
         return {key: (stream.records, stream.size_bytes) for key, stream in list(self._streams.items())}
 
-    def flush(self) -> None:
-        """See FactLog."""
-        with self._lock:
-            self._check_open()
-            self._flush()
-
-    def _flush(self) -> None:
-        while self._unsynced:
-            try:
-                self._unsynced.pop().fsync()
-            except OSError as error:
-                self._unforced = error
-        failed, self._unforced = self._unforced, None
-        if failed is not None:
-            raise self._unavailable(failed) from failed
-
-    def _flush_quietly(self) -> None:
-        """Force what is unforced, for the background thread; the next ``flush`` tells what went wrong.
-
-        Nobody who appends waits for the disk here. A segment that cannot be forced is left by the next append.
-        """
-        with self._lock:
-            waiting = list(self._unsynced)
-        failed: OSError | None = None
-        for segment in waiting:
-            try:
-                segment.fsync()
-            except OSError as error:
-                failed = error
-        with self._lock:
-            self._unforced = failed or self._unforced
-            self._unsynced = {segment for segment in self._unsynced if not segment.forced}
-
     def close(self) -> None:
         """See FactLog."""
         self._flusher.stop()
+        if self._closed:
+            return
+        self.seal()
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self.seal()
+            self._closed = True
+            for stream in self._streams.values():
+                self._end_segment(stream)
+                while stream.ended:
+                    stream.ended.pop().close()
 
     def after_fork_in_child(self) -> None:
         """Become a new writer. Inherited descriptors are closed, not unlocked: the parent still writes there."""
         self._lock = threading.RLock()
         for stream in self._streams.values():
-            if stream.segment is not None:
-                stream.segment.abandon()
+            for segment in stream.ended if stream.segment is None else [*stream.ended, stream.segment]:
+                segment.abandon()
         self._streams = {}
-        self._unsynced = set()
-        self._unforced = None
+        self._memory = Memory(self._unsynced_bytes_max)
+        self._uncertain = 0
         self._flusher.reset()
+
+    def before_fork(self, wait_seconds: float) -> bool:
+        """Wait until no segment is half-born; False, rather than for ever, if another thread takes long."""
+        return self._lock.acquire(timeout=wait_seconds)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on, after ``before_fork`` was true."""
+        self._lock.release()
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -324,19 +506,121 @@ class FileLog(FactLog):
 
     def _sources(self, kinds: Iterable[FactKind] = tuple(FactKind)) -> list[FileSource]:
         wanted = set(kinds)
-        try:
-            if self._system is None:
-                folders = self._fs.names(self._root)
-            else:
-                self._fs.names(self._root)
-                folders = [folder_of_system(self._system)]
+        with self._readable():
+            folder = self._folder()
             return [
-                source
-                for folder in folders
-                for plural, kind in KIND_FOLDERS.items()
-                if kind in wanted
-                for source in self._sources_in(folder, plural, kind)
+                FileSource(self._fs, self._root, stream.system_folder, stream.kind, names)
+                for stream in folder.streams()
+                if stream.kind in wanted
+                for names in _by_writer(folder.segments(stream))
             ]
+
+    # --- looking after it: only who needs that imports it -------------------------------------------
+
+    def scan(
+        self,
+        progress: ProgressCallback | None = None,
+        *,
+        incremental: bool = False,
+        seconds_max: float | None = None,
+    ) -> ScanReport:
+        """See FactLog."""
+        from papyra_otel.log.file.scan import scan_log  # noqa: PLC0415
+
+        self._check_open()
+        with self._readable():
+            self._scanned = scan_log(
+                self._folder(), self._clock, progress, incremental=incremental, seconds_max=seconds_max
+            )
+        return self._scanned.report
+
+    def remember(self) -> None:
+        """See FactLog."""
+        from papyra_otel.log.file.verified import remember  # noqa: PLC0415
+
+        if self._scanned is not None:
+            remember(self._folder(), self._scanned)
+
+    def recover(
+        self, mode: str = "quarantine", *, dry_run: bool = False, progress: ProgressCallback | None = None
+    ) -> RecoveryReport:
+        """See FactLog."""
+        from papyra_otel.log.file.recover import recover_log  # noqa: PLC0415
+
+        self._check_open()
+        with self._readable():
+            return recover_log(
+                self._folder(), self._clock, mode, dry_run=dry_run, progress=progress, record=self._record
+            )
+
+    def compact(
+        self,
+        retention: Retention | str | None = None,
+        force: bool = False,
+        *,
+        dry_run: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> CompactionReport:
+        """See FactLog."""
+        from papyra_otel.log.file.compact import compact_log  # noqa: PLC0415
+
+        self._check_open()
+        limits = parse_retention(retention) if isinstance(retention, str) else retention or self._retention
+        with self._readable():
+            return compact_log(
+                self._folder(),
+                self._clock,
+                limits,
+                force=force,
+                dry_run=dry_run,
+                progress=progress,
+                record=self._record,
+            )
+
+    def preflight(self) -> tuple[Check, ...]:
+        """See FactLog. Where there is a log, a file ``.doctor-….tmp`` is made in its folder, and removed."""
+        from papyra_otel.log.file.preflight import preflight  # noqa: PLC0415
+
+        return preflight(self._folder(), self._retention)
+
+    def _record(
+        self, facts: Sequence[Fact], make_room: Callable[[], bool] = lambda: False
+    ) -> tuple[Fact, ...]:
+        """Append facts about the log itself and force them to the disk; return them with their identities.
+
+        While the disk is full it tries again as long as *make_room* finds something to give up.
+        """
+        identified = tuple(self._identities.identified(fact) for fact in facts)
+        while True:
+            try:
+                self.append(identified)
+                self.flush()
+            except LogUnavailable as error:
+                if error.error_type not in _NO_SPACE_NAMES or not make_room():
+                    self._take_back(identified)
+                    raise
+            else:
+                return identified
+
+    def _take_back(self, facts: Sequence[Fact]) -> None:
+        """Let the identities of facts that are not stored be given again: a hole would have to be explained."""
+        with self._lock:
+            for fact in reversed(facts):
+                stream = self._streams.get((fact.system, fact.kind))
+                seq = fact.seq or 0
+                if stream is None or not stream.has(seq):
+                    self._identities.take_back(fact.system, fact.kind, seq)
+
+    def _folder(self) -> LogFolder:
+        return LogFolder(fs=self._fs, root=self._root, system=self._system)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _readable(self) -> Generator[None]:
+        """Turn what the system says into what a caller can act on."""
+        try:
+            yield
         except FileNotFoundError as error:
             raise LogUnavailable(
                 f"log folder {self._root}: No such file or directory; correct the log URL, or record something first",
@@ -344,22 +628,6 @@ class FileLog(FactLog):
             ) from error
         except OSError as error:
             raise self._unavailable(error) from error
-
-    def _sources_in(self, folder: str, plural: str, kind: FactKind) -> Iterator[FileSource]:
-        path = os.path.join(self._root, folder, plural)
-        try:
-            file_names = self._fs.names(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        by_writer: dict[str, list[SegmentName]] = {}
-        for file_name in file_names:
-            name = SegmentName.parse(file_name)
-            if name is not None:
-                by_writer.setdefault(name.writer, []).append(name)
-        for names in by_writer.values():
-            yield FileSource(self._fs, self._root, folder, kind, names)
-
-    # --- inside -----------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if self._closed:
@@ -374,19 +642,15 @@ class FileLog(FactLog):
         )
 
 
+def _by_writer(names: Iterable[SegmentName]) -> list[list[SegmentName]]:
+    groups: dict[str, list[SegmentName]] = {}
+    for name in names:
+        groups.setdefault(name.writer, []).append(name)
+    return list(groups.values())
+
+
 _REMEDIES: dict[type[OSError], str] = {
     FileNotFoundError: "create its parent folder, or correct the log URL",
     NotADirectoryError: "a file is where a folder should be: move it, or choose another log URL",
     PermissionError: "give this user the folder, or choose another log URL",
 }
-
-
-_open_logs: weakref.WeakSet[FileLog] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for log in list(_open_logs):
-        log.after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

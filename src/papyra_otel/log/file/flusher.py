@@ -7,15 +7,18 @@ from collections.abc import Callable
 
 __all__ = ["Flusher"]
 
+_LONGEST_PAUSE_SECONDS = 30.0
+
 
 class Flusher:
     """Calls *flush* at most every *interval_seconds*, and only after ``wake``. Starts its thread when needed.
 
+    *flush* says whether the disk has everything; if not it is called again by itself, with growing pauses.
     ``wake`` costs one flag test when a flush is already due. The thread is a daemon: it never keeps a
     process alive, and a log that is closed in order flushes by itself.
     """
 
-    def __init__(self, flush: Callable[[], None], interval_seconds: float) -> None:
+    def __init__(self, flush: Callable[[], bool], interval_seconds: float) -> None:
         self._flush = flush
         self._interval_seconds = interval_seconds
         self.reset()
@@ -51,10 +54,26 @@ class Flusher:
             thread.join(timeout=5)
 
     def _run(self) -> None:
+        pause_seconds = self._interval_seconds
         while True:
             self._wanted.wait()
-            if self._stopped.wait(self._interval_seconds):
+            if self._stopped.wait(pause_seconds):
                 return
             self._wanted.clear()
             self._due = False
-            self._flush()
+            if self._flushed():
+                pause_seconds = self._interval_seconds
+            else:
+                pause_seconds = longer(pause_seconds)
+                self._wanted.set()
+
+    def _flushed(self) -> bool:
+        try:
+            return self._flush()
+        except Exception:  # whatever it is: forcing must not end with it
+            return False
+
+
+def longer(pause_seconds: float) -> float:
+    """Return the pause after one of *pause_seconds* that did not help."""
+    return max(pause_seconds, min(max(pause_seconds * 2, 0.1), _LONGEST_PAUSE_SECONDS))

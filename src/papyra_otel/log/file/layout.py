@@ -1,9 +1,15 @@
 """Where things are.
 
     <root>/<system>/events/20261122T200245Z-9f2c41d07be3a815-000001.ndjson
-                    audits/...   dead_letters/...   quarantine/...
+                                    audits/...   dead_letters/...
+                    quarantine/events-20261122T200245Z-9f2c41d07be3a815-000001-<digest>.ndjson
+                    verified.json      what incremental scans need not read again
+    <root>/reserve                     space given up when the disk is full
+    <root>/.doctor-<random>.tmp        tried by the doctor, for a moment
 
-Names are final: never reused, never changed. They sort by time; per writer they sort by number.
+Names are final: never reused, never changed. They sort by time; per writer they sort by number. A file is
+born as ``<name>.tmp``, locked and complete before it gets its name; a segment that is about to be removed
+for lack of space is called ``<name>.removing``. Nothing else belongs here.
 """
 
 from __future__ import annotations
@@ -20,6 +26,13 @@ from papyra_otel.payload import redact_url
 
 __all__ = [
     "KIND_FOLDERS",
+    "NOT_SYSTEMS",
+    "PROBE",
+    "QUARANTINE",
+    "REMOVING",
+    "RESERVE",
+    "TMP",
+    "VERIFIED",
     "SegmentName",
     "folder_of_system",
     "is_whole_name",
@@ -27,6 +40,15 @@ __all__ = [
     "system_of_folder",
 ]
 
+QUARANTINE = "quarantine"
+VERIFIED = "verified.json"
+RESERVE = "reserve"
+PROBE = ".doctor-"
+NOT_SYSTEMS = frozenset(
+    {RESERVE, "lost+found"}
+)  # a volume's own folder: common where a log has a volume to itself
+TMP = ".tmp"
+REMOVING = ".removing"
 KIND_FOLDERS = {kind.plural: kind for kind in FactKind}
 _SEGMENT = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{16})-(\d{6,})\.ndjson", re.ASCII)
 _FOLDER_CHARS_MAX = 200
