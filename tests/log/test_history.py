@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log import FactLog, LogOptions
 from papyra_otel.log.file import FileLog
-from papyra_otel.log.memory import MemoryLog, _Store
+from papyra_otel.log.memory import MemoryLog, Store
 from papyra_otel.testing import make_fact
 
 WRITERS = st.integers(0, 2)
@@ -165,7 +165,7 @@ class HistoryWithBadClocks(History):
 class InMemory(History):
     def open_one(self) -> FactLog:
         if not hasattr(self, "store"):
-            self.store = _Store()
+            self.store = Store()
         return MemoryLog(self.store)
 
 

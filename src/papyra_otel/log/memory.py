@@ -12,7 +12,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from papyra_otel.errors import LineDamaged, LogUnavailable
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
@@ -20,24 +19,16 @@ from papyra_otel.log.codec import decode, encode
 from papyra_otel.log.contract import FactLog, LogOptions
 from papyra_otel.log.cursor import Position
 from papyra_otel.log.identity import Identities
-from papyra_otel.log.merge import Query, Stored, read_merged, stats_of
-from papyra_otel.log.retention import Retention
+from papyra_otel.log.memory_upkeep import Lines, Store, compact_store, recover_store, scan_store
+from papyra_otel.log.merge import Expired, Query, Stored, expired, read_merged, stats_of
+from papyra_otel.log.retention import Retention, parse_retention
 from papyra_otel.log.seqset import SeqSet
+from papyra_otel.reports import Check, CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 
 __all__ = ["MemoryLog", "forget", "open_memory_log"]
 
 
-@dataclass(slots=True)
-class _Store:
-    """What is shared by all who opened the same name."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    lines: dict[tuple[str, FactKind, str], list[bytes]] = field(
-        default_factory=dict[tuple[str, FactKind, str], list[bytes]]
-    )
-
-
-_stores: dict[str, _Store] = {}
+_stores: dict[str, Store] = {}
 _stores_lock = threading.Lock()
 
 
@@ -46,7 +37,7 @@ def open_memory_log(url: str, *, system: str | None, retention: Retention, optio
     del options  # nothing to force anywhere
     name = url.partition(":")[2]
     with _stores_lock:
-        store = _stores.setdefault(name, _Store()) if name else _Store()
+        store = _stores.setdefault(name, Store()) if name else Store()
     return MemoryLog(store, system=system, retention=retention)
 
 
@@ -61,13 +52,13 @@ class MemoryLog(FactLog):
 
     def __init__(
         self,
-        store: _Store | None = None,
+        store: Store | None = None,
         *,
         system: str | None = None,
         retention: Retention | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._store = store or _Store()
+        self._store = store or Store()
         self._system = None if system is None else _as_stored(system)
         self._retention = retention or Retention()
         self._clock = clock
@@ -79,7 +70,14 @@ class MemoryLog(FactLog):
     @property
     def capabilities(self) -> Capabilities:
         """Nothing durable, nothing shared with another process."""
-        return Capabilities(backend="memory", durable=False, shared_between_processes=False)
+        return Capabilities(
+            backend="memory",
+            durable=False,
+            shared_between_processes=False,
+            scan=True,
+            recover=True,
+            compact=True,
+        )
 
     def prepare(self) -> None:
         """See FactLog."""
@@ -99,7 +97,7 @@ class MemoryLog(FactLog):
                 known = self._identities.identified(fact)
                 key = (_as_stored(known.system), known.kind, known.writer or "")
                 line = encode(known)
-                self._store.lines.setdefault(key, []).append(line)
+                self._store.lines.setdefault(key, Lines()).lines.append(line)
                 stream = (known.system, known.kind)
                 records, size_bytes = self._appended.get(stream, (0, 0))
                 self._appended[stream] = records + 1, size_bytes + len(line)
@@ -113,6 +111,69 @@ class MemoryLog(FactLog):
         """See FactLog."""
         self._check_open()
         return stats_of(self._sources())
+
+    # --- looking after it ---------------------------------------------------------------------------
+
+    def scan(
+        self,
+        progress: ProgressCallback | None = None,
+        *,
+        incremental: bool = False,
+        seconds_max: float | None = None,
+    ) -> ScanReport:
+        """See FactLog. Everything is looked at, always."""
+        del incremental, seconds_max
+        self._check_open()
+        return scan_store(self._store, self._system, progress)
+
+    def recover(
+        self, mode: str = "quarantine", *, dry_run: bool = False, progress: ProgressCallback | None = None
+    ) -> RecoveryReport:
+        """See FactLog. What is taken out is kept in memory, too; nothing is repaired."""
+        self._check_open()
+        return recover_store(
+            self._store,
+            self._system,
+            mode,
+            dry_run=dry_run,
+            progress=progress,
+            record=self._record,
+            now=self._clock,
+        )
+
+    def compact(
+        self,
+        retention: Retention | str | None = None,
+        force: bool = False,
+        *,
+        dry_run: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> CompactionReport:
+        """See FactLog."""
+        self._check_open()
+        limits = parse_retention(retention) if isinstance(retention, str) else retention or self._retention
+        return compact_store(
+            self._store,
+            self._system,
+            self._sources_of,
+            limits,
+            self._clock(),
+            force=force,
+            dry_run=dry_run,
+            progress=progress,
+            record=self._record,
+        )
+
+    def _record(self, facts: Sequence[Fact]) -> tuple[Fact, ...]:
+        identified = tuple(self._identities.identified(fact) for fact in facts)
+        self.append(identified)
+        return identified
+
+    def preflight(self) -> tuple[Check, ...]:
+        """See FactLog."""
+        detail = "facts are kept in the memory of the process, and end with it"
+        remedy = "choose a log that lasts, such as file:papyra-facts, unless this is for tests"
+        return (Check(name="durability", ok=False, severity="WARN", detail=detail, remedy=remedy),)
 
     def appended(self) -> dict[tuple[str, FactKind], tuple[int, int]]:
         """See FactLog."""
@@ -129,6 +190,7 @@ class MemoryLog(FactLog):
     def after_fork_in_child(self) -> None:
         """Go on with a copy of the parent's facts, as a new writer that has appended nothing yet."""
         self._store.lock = threading.Lock()
+        self._store.upkeep = threading.Lock()
         self._appended = {}
 
     def _check_open(self) -> None:
@@ -136,18 +198,16 @@ class MemoryLog(FactLog):
             raise LogUnavailable("this log was closed; open it again", error_type="closed")
 
     def _sources(self) -> list[_MemorySource]:
-        with self._store.lock:
-            return [
-                _MemorySource(*key, lines)
-                for key, lines in self._store.lines.items()
-                if self._system is None or key[0] == self._system
-            ]
+        return [_MemorySource(*key, lines) for key, lines in self._store.of(self._system).items()]
+
+    def _sources_of(self, system: str) -> list[_MemorySource]:
+        return [_MemorySource(*key, lines) for key, lines in self._store.of(system).items()]
 
 
 class _MemorySource:
-    """One writer's list of lines; positions are indexes. Lists only grow, so reading needs no lock."""
+    """One writer's lines; positions are places. What is held only grows, so reading needs no lock."""
 
-    def __init__(self, system: str, kind: FactKind, writer: str, lines: list[bytes]) -> None:
+    def __init__(self, system: str, kind: FactKind, writer: str, lines: Lines) -> None:
         self.id = f"{kind.plural}/{writer}"
         self.system = system
         self.kind = kind
@@ -156,31 +216,39 @@ class _MemorySource:
         self._lines = lines
 
     def forward(self, after: Position | None) -> Iterator[Stored]:
-        start = after[0] if after else 0
-        return self._stored(range(start, len(self._lines)), past=1)
+        start = max(after[0] if after else 0, self._lines.first)
+        return self._stored(range(start, self._lines.end), past=1)
 
     def backward(self, before: Position | None) -> Iterator[Stored]:
-        end = len(self._lines) if before is None else before[0]
-        return self._stored(range(end - 1, -1, -1), past=0)
+        end = self._lines.end if before is None else min(before[0], self._lines.end)
+        return self._stored(range(end - 1, self._lines.first - 1, -1), past=0)
 
     def turned(self, before: Position) -> Position:
         return before
 
+    def order(self, position: Position) -> Position:
+        return position
+
     def end(self) -> Position:
-        return (len(self._lines),)
+        return (self._lines.end,)
+
+    def expired(self, oldest_unix_nano: int) -> Expired:
+        return expired(self, oldest_unix_nano)
 
     def totals(self) -> tuple[int, int]:
-        return len(self._lines), sum(map(len, self._lines))
+        held = [len(line) for line in self._lines.lines if line]
+        return len(held), sum(held)
 
-    def _stored(self, indexes: range, past: int) -> Iterator[Stored]:
+    def _stored(self, places: range, past: int) -> Iterator[Stored]:
         seen = SeqSet()
-        for index in indexes:
+        for place in places:
+            line = self._lines.at(place)
             try:
-                fact = decode(self._lines[index][:-1])
+                fact = decode(line[:-1])
             except LineDamaged:
                 continue
             if seen.add(fact.seq or 0):
-                yield Stored(fact, len(self._lines[index]), (index + past,))
+                yield Stored(fact, len(line), (place + past,))
 
 
 def _as_stored(system: str) -> str:

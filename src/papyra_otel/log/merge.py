@@ -2,11 +2,28 @@
 
 A *source* is what one writer wrote into one stream; each backend provides its own. Nothing here knows
 where bytes come from.
+
+What retention hides of a stream, here and nowhere else, for reading and for compaction alike:
+
+1. Age hides a fact whose own time is too early, and no other.
+2. Those left are put in order, newest first: by the earliest time among a fact and all that its writer wrote
+   after it, so that a writer's own order is kept even where its clock stepped back.
+3. In that order facts are shown until the limit in records or bytes is reached, the rest is hidden. The fact that
+   reaches the limit in bytes is shown whole: did its own size decide, a smaller one behind it would come to
+   light when it is removed.
+
+Compaction may remove a hidden fact if all that its writer wrote before it is hidden too (``floors_of``): a prefix of
+each writer's facts. Whether a fact is shown depends on itself and on shown facts that come before it in that order,
+which in turn depends only on what writers wrote later than it. So taking away any such prefixes, all
+or some, leaves the rest as it was: what is shown stays shown, and what is hidden stays hidden. While clocks only
+go forward, hidden facts are such a prefix; where one stepped back, a hidden fact may stay stored for as long as
+an earlier written one with a later time is shown.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +36,7 @@ from papyra_otel.log.cursor import Position, Vector, parse_cursor
 from papyra_otel.log.retention import KindRetention, Retention
 from papyra_otel.log.times import unix_nano_of
 
-__all__ = ["Query", "Source", "Stored", "read_merged", "stats_of"]
+__all__ = ["Expired", "Query", "Source", "Stored", "expired", "floors_of", "read_merged", "stats_of"]
 
 
 class Stored(NamedTuple):
@@ -70,8 +87,16 @@ class Source(Protocol):
         """Return the position for ``forward`` at the place that ``backward`` gave as *before*."""
         ...
 
+    def order(self, position: Position) -> Position:
+        """Return what *position* is compared by: greater is later, however the source was compacted since."""
+        ...
+
     def end(self) -> Position:
-        """Return the position past the last fact."""
+        """Return the position for ``backward`` past the last fact."""
+        ...
+
+    def expired(self, oldest_unix_nano: int) -> Expired:
+        """Return what ``expired`` does, if possible at less cost; then *records* may count damage too."""
         ...
 
     def totals(self) -> tuple[int, int]:
@@ -237,12 +262,12 @@ def _forward(
     streams: list[Iterator[_Merged]] = []
     for group in groups:
         limits = retention.of(group.kind)
-        floors = _floors(group, limits) if _limited(group, limits) else None
         oldest = limits.oldest_unix_nano(now)
+        floors = _floors(group, limits, oldest)[0] if _limited(group, limits) else {}
         for rank, source in group.members:
-            start = after.get(source.id)
-            if floors is not None:
-                start = max(filter(None, (start, floors.get(source.id, source.end()))))
+            start, floor = after.get(source.id), floors.get(source.id)
+            if start is None or (floor is not None and source.order(floor) > source.order(start)):
+                start = floor
             streams.append(_ascending(rank, source, start, oldest))
     return Vector(after), _merge(streams)
 
@@ -255,12 +280,89 @@ def _ascending(rank: int, source: Source, start: Position | None, oldest: int | 
             yield key, rank, step, source, stored
 
 
-def _floors(group: _Group, limits: KindRetention) -> dict[str, Position]:
-    """Return where each source's visible part begins; a source without visible facts is left out."""
-    floors: dict[str, Position] = {}
-    for _, _, _, source, stored in _newest_within(group, limits):
-        floors[source.id] = source.turned(stored.position)
-    return floors
+def _floors(
+    group: _Group, limits: KindRetention, oldest: int | None, less_records: int = 0
+) -> tuple[dict[str, Position], dict[str, Position]]:
+    """Return where each source's visible part begins, for ``forward``; and where, with *less_records* fewer of them.
+
+    The second is right only where there is no limit in bytes.
+    """
+    first_shown: dict[str, Position | None] = {}
+    last_steps: deque[tuple[str, Position | None]] = deque(maxlen=less_records)
+    records = 0
+    for _, _, _, source, stored in _newest_within(group, limits, oldest):
+        records += 1
+        last_steps.append((source.id, first_shown.get(source.id)))
+        first_shown[source.id] = stored.position
+
+    def floors() -> dict[str, Position]:
+        members = (source for _, source in group.members)
+        return {source.id: source.turned(first_shown.get(source.id) or source.end()) for source in members}
+
+    whole = floors()
+    for _ in range(records - (limits.max_records or records) + less_records):
+        if last_steps:
+            source_id, before = last_steps.pop()
+            first_shown[source_id] = before
+    return whole, floors()
+
+
+# --- what is hidden, for compaction ------------------------------------------------------------------
+
+
+class Expired(NamedTuple):
+    """What the age limit hides at the beginning of a source: up to the first fact that is young enough.
+
+    *position* is past it, for ``forward``; None when nothing is hidden. *latest_unix_nano* is the latest
+    time hidden, *next_unix_nano* that of the first fact behind.
+    """
+
+    position: Position | None
+    records: int
+    latest_unix_nano: int | None
+    next_unix_nano: int | None
+
+
+def expired(
+    source: Source, oldest_unix_nano: int, after: Position | None = None, known: Expired | None = None
+) -> Expired:
+    """Return the longest beginning of *source* of which every fact is earlier than *oldest_unix_nano*.
+
+    Of what comes before *after*, *known* is told already.
+    """
+    position, records, latest, _ = known or Expired(None, 0, None, None)
+    for stored in source.forward(after):
+        moment = stored.fact.time_unix_nano
+        if moment >= oldest_unix_nano:
+            return Expired(position, records, latest, moment)
+        position = stored.position
+        latest = moment if latest is None else max(latest, moment)
+        records += 1
+    return Expired(position, records, latest, None)
+
+
+def floors_of(
+    sources: Sequence[Source],
+    limits: KindRetention,
+    now: int,
+    less_records: int = 0,
+) -> tuple[dict[str, Position], dict[str, Position] | None]:
+    """Return, for *sources* of one stream, a position in each before which everything is hidden.
+
+    A source that is left out has nothing hidden at its beginning. The second is the same for *less_records* fewer
+    than the limit in records, if that came up on the way.
+    """
+    ranked = sorted(sources, key=lambda source: source.id)
+    oldest = limits.oldest_unix_nano(now)
+    for group in _grouped(ranked):  # one at most
+        if _limited(group, limits):
+            floors, reduced = _floors(group, limits, oldest, less_records)
+            return floors, reduced if limits.max_bytes is None else None
+        if oldest is not None:
+            hidden = ((source, source.expired(oldest)) for _, source in group.members)
+            floors = {source.id: each.position for source, each in hidden if each.position is not None}
+            return floors, floors if limits.max_records is limits.max_bytes is None else None
+    return {}, None
 
 
 # --- newest first ------------------------------------------------------------------------------------
@@ -278,11 +380,12 @@ def _backward(
         starts = {source.id: source.end() if given is None else given[source.id] for _, source in members}
         base.update(starts)
         limits = retention.of(group.kind)
+        oldest = limits.oldest_unix_nano(now)
         if _limited(group, limits):
-            merged = _before(starts, _newest_within(group, limits))
+            streams.append(_before(starts, _newest_within(group, limits, oldest)))
         else:
             merged = _merge([_descending(rank, source, starts[source.id]) for rank, source in members])
-        streams.append(_not_older(limits.oldest_unix_nano(now), merged))
+            streams.append(_not_older(oldest, merged))
     return Vector(base), _merge(streams)
 
 
@@ -290,7 +393,7 @@ def _before(starts: Mapping[str, Position], merged: Iterator[_Merged]) -> Iterat
     """Keep what lies before its source's start; a source without one is newer than the cursor."""
     for item in merged:
         _, _, _, source, stored = item
-        if source.id in starts and stored.position < starts[source.id]:
+        if source.id in starts and source.order(stored.position) < source.order(starts[source.id]):
             yield item
 
 
@@ -305,16 +408,18 @@ def _descending(rank: int, source: Source, before: Position | None) -> Iterator[
         yield -key, -rank, step, source, stored
 
 
-def _newest_within(group: _Group, limits: KindRetention) -> Iterator[_Merged]:
-    """Yield the stream's facts, newest first, while they are within the limits in records and bytes."""
+def _newest_within(group: _Group, limits: KindRetention, oldest: int | None) -> Iterator[_Merged]:
+    """Yield what is shown of the stream, newest first: see the beginning of this module."""
     size_bytes = 0
-    newest_first = _merge([_descending(rank, source, None) for rank, source in group.members])
+    newest_first = _not_older(
+        oldest, _merge([_descending(rank, source, None) for rank, source in group.members])
+    )
     for records, item in enumerate(newest_first, start=1):
-        size_bytes += item[4].size_bytes
         if limits.max_records is not None and records > limits.max_records:
             return
-        if limits.max_bytes is not None and size_bytes > limits.max_bytes:
+        if limits.max_bytes is not None and size_bytes >= limits.max_bytes:
             return
+        size_bytes += item[4].size_bytes
         yield item
 
 

@@ -21,7 +21,7 @@ _NANOS = 1_000_000_000
 class KindRetention:
     """Limits for one stream (one kind of one system); None means no limit. The strictest one decides.
 
-    *max_bytes* counts stored lines with their line ends.
+    *max_bytes* counts stored lines with their line ends; the fact that reaches it is shown whole.
     """
 
     max_records: int | None = None
