@@ -12,20 +12,39 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from papyra_otel import semconv
 from papyra_otel.config import ForwardMode, Settings, StartupMode, WriteMode
-from papyra_otel.errors import ConfigError, LogError, LogTooNew, PapyraOtelError
+from papyra_otel.errors import (
+    ConfigError,
+    LogDamaged,
+    LogError,
+    LogTooNew,
+    LogUnavailable,
+    PapyraOtelError,
+)
+from papyra_otel.facts import Fact
 from papyra_otel.log import FactLog, LogOptions, open_log
+from papyra_otel.log.contract import Mark
+from papyra_otel.log.retention import Retention
 from papyra_otel.payload import redact_url
+from papyra_otel.pipeline import startup
 from papyra_otel.pipeline.counters import Counters
+from papyra_otel.pipeline.courier import Courier
+from papyra_otel.pipeline.forward import Forwarder
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.pipeline.logger import FactLogger, FactLoggerProvider
 from papyra_otel.pipeline.metrics import Metrics, Source
+from papyra_otel.pipeline.otel import Scope
+from papyra_otel.pipeline.scanner import Scanner
+from papyra_otel.pipeline.timed import TimedLog
+from papyra_otel.pipeline.upkeep import Telling, Upkeep, fact_of_mark
 from papyra_otel.pipeline.writer import FactWriter
 from papyra_otel.recorder import Recorder
+from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 from papyra_otel.runtimes.adapter import Adapter, RuntimeCapabilities
 from papyra_otel.runtimes.auditor import Auditor
 
@@ -62,8 +81,11 @@ class Recording:
         self.settings = settings
         self._counters = Counters()
         self._guard = Guard(self._counters)
+        self._courier = Courier(self._counters, self._guard)
         self._adapters: dict[str, Adapter] = {}
         self._log: FactLog | None = None
+        self._upkeep: Upkeep | None = None
+        self._scanner: Scanner | None = None
         self._emitter: FactLogger | _Nowhere = _Nowhere()
         self._store: FactLogger | None = None
         if settings is not None and self.active:
@@ -93,35 +115,98 @@ class Recording:
                 self._writer.drain()
                 self._log.flush()
 
+    # --- looking after the log ------------------------------------------------------------------------
+
+    def scan(
+        self,
+        progress: ProgressCallback | None = None,
+        *,
+        incremental: bool = False,
+        seconds_max: float | None = None,
+    ) -> ScanReport:
+        """Scan the log as ``FactLog.scan`` does; what is new becomes facts and metrics of this recording.
+
+        Runs in the caller's thread, at full speed. Raises what the log raises; LogUnavailable without a recording.
+        """
+        return self._look_after().scan(progress, incremental=incremental, seconds_max=seconds_max)
+
+    def recover(
+        self, mode: str = "quarantine", *, dry_run: bool = False, progress: ProgressCallback | None = None
+    ) -> RecoveryReport:
+        """Recover the log as ``FactLog.recover`` does, while recording goes on; see ``scan``."""
+        return self._look_after().recover(mode, dry_run=dry_run, progress=progress)
+
+    def compact(
+        self,
+        retention: Retention | str | None = None,
+        force: bool = False,
+        *,
+        dry_run: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> CompactionReport:
+        """Remove what retention hides as ``FactLog.compact`` does, while recording goes on; see ``scan``."""
+        return self._look_after().compact(retention, force, dry_run=dry_run, progress=progress)
+
+    def _look_after(self) -> Upkeep:
+        if self._upkeep is None:
+            raise LogUnavailable(f"nothing is recorded: {self.error or 'no log'}", error_type="not_recording")
+        return self._upkeep
+
     # --- parts, back to front -----------------------------------------------------------------------
 
     def _assemble(self, settings: Settings) -> None:
-        log = open_log(
-            settings.log, retention=settings.retention, options=LogOptions(fsync=settings.fsync.value)
-        )
+        live = settings.forward is ForwardMode.LIVE
+        options = LogOptions(fsync=settings.fsync.value, on_mark=self._post_mark if live else None)
+        log = open_log(settings.log, retention=settings.retention, options=options)
         try:
             log.prepare()
         except LogTooNew as error:  # our own segments stand beside the newer ones: recording is safe
             _say(f"{error} Recording goes on.")
         _say_unsupported(settings)
-        self._log = log
+        self._backend = log.capabilities.backend
+        self._log = TimedLog(log, self._post_duration)
         queued = settings.write is WriteMode.QUEUED
-        self._writer = FactWriter(log, self._counters, queued=queued)
+        self._writer = FactWriter(self._log, self._counters, queued=queued)
         provider = FactLoggerProvider(
             self._writer,
             self._counters,
             self._guard,
             system=_default_system(settings, "default"),
-            forward=settings.forward is ForwardMode.LIVE,
+            forward=live,
             forward_messages=settings.forward_messages,
             forward_payload=settings.forward_payload,
         )
-        emitter = provider.get_logger(semconv.SCOPE_NAME, _own_version(), semconv.SCHEMA_URL)
+        scope = Scope(semconv.SCOPE_NAME, _own_version(), semconv.SCHEMA_URL)
+        emitter = provider.get_logger(scope.name, scope.version, scope.schema_url)
+        self._forwarder = Forwarder(self._counters, scope) if live else None
         self._emitter = emitter
         self._store = emitter.without_forwarding()
         self._writer.tell = lambda attributes: emitter.emit(
             severity_text="ERROR", attributes=attributes, event_name=semconv.FACT_DROPPED
         )
+        shared = log.capabilities.shared_between_processes
+        self._upkeep = (
+            Upkeep(  # beside the writer, so as a writer of its own; unless there is but this one log
+                open_log(settings.log, retention=settings.retention, options=options) if shared else log,
+                self._counters,
+                self._guard,
+                Telling(logger=emitter, forward=self._forward, timed=self._post_duration),
+                appended=log.appended,
+                system=settings.system or settings.service_name,
+            )
+        )
+
+    def _forward(self, fact: Fact) -> None:
+        if self._forwarder is not None:
+            self._forwarder.forward(fact, None)
+
+    def _post_mark(self, mark: Mark) -> None:
+        """Forward what a segment says of itself, but not here: the log is locked, and an actor may be waiting."""
+        self._courier.post(lambda: self._forward(fact_of_mark(mark)))
+
+    def _post_duration(self, operation: str, seconds: float, error_type: str) -> None:
+        backend = self._backend
+        self._courier.post(lambda: _metrics.record_duration(backend, operation, seconds, error_type))
 
     def _new_recorder(self, settings: Settings | None) -> Recorder:
         if settings is None:
@@ -133,14 +218,32 @@ class Recording:
             self.recorder, self._guard, lambda: list(self._adapters.values()), settings.audit_interval_seconds
         )
         assert self._log is not None  # noqa: S101 - for the type checkers
+        assert self._upkeep is not None  # noqa: S101 - for the type checkers
         self._source = Source(
-            backend=self._log.capabilities.backend,
+            backend=self._backend,
             counters=self._counters,
             appended=self._log.appended,
             waiting=self._writer.waiting,
             last_audits=self.recorder.last_audits_unix_nano,
+            health=self._upkeep.health,
         )
         _metrics.attach(self._source)
+        try:
+            startup.start(self._upkeep, settings.startup, settings.log, _say)
+        except BaseException:
+            self.close()
+            raise
+        self._courier.start()
+        self._begin_scanning(self._upkeep, settings)
+
+    def _begin_scanning(self, upkeep: Upkeep, settings: Settings) -> None:
+        if settings.scan_interval_seconds is None:
+            return
+        if upkeep.capabilities.scan:
+            self._scanner = Scanner(upkeep, self._guard, settings.scan_interval_seconds)
+            self._scanner.start()
+        else:
+            _say(f"scan_interval: the {self._backend} log cannot be scanned; facts are recorded without it.")
 
     @property
     def store(self) -> FactLogger | None:
@@ -190,19 +293,36 @@ class Recording:
         if self._log is None:
             return
         self._auditor.stop()
-        _metrics.detach(self._source)
+        self._stop_scanning()
         with self._guard("close"):
             self._say_lost(self._writer.close())
         self._log.close()
+        if self._upkeep is not None:
+            self._upkeep.close()
+        self._deliver()
+        _metrics.detach(self._source)
 
     def at_exit(self) -> None:
         """End in order, but stay able to record: threads and exit handlers that come later still have facts."""
         if self._log is not None:
             self._auditor.stop()  # an audit from now on would miss the application's provider
+            self._stop_scanning()
             with self._guard("at_exit"):
                 self._writer.drain()
                 self._say_lost(self._writer.waiting()[0])
             self._log.seal()
+            if self._upkeep is not None:
+                self._upkeep.seal()
+            self._deliver()
+
+    def _stop_scanning(self) -> None:
+        if self._scanner is not None:
+            self._scanner.stop()
+
+    def _deliver(self) -> None:
+        """Forward what was noted, while the application's provider is there."""
+        self._courier.stop()
+        self._courier.run_waiting()
 
     def _say_lost(self, count: int) -> None:
         if count:
@@ -214,6 +334,11 @@ class Recording:
             self._counters.reset()
             self._writer.after_fork_in_child()
             self._auditor.after_fork_in_child()
+            self._courier.after_fork_in_child()
+            if self._upkeep is not None:
+                self._upkeep.after_fork_in_child()
+            if self._scanner is not None:
+                self._scanner.after_fork_in_child()
 
 
 class _Nowhere:
@@ -249,8 +374,8 @@ def enable(
     named as the environment variables without their prefix, in lower case (``retention="events=7d"``,
     ``messages="failed"``, ``audit_interval="30s"``, ...); what is not given comes from the environment.
 
-    Never raises: what is wrong is said on stderr and through ``logging``, and the recording returned is
-    then not *active*. Enabling again returns the same recording.
+    What is wrong is said on stderr and through ``logging``, and the recording returned is then not *active*.
+    Raises nothing, except LogDamaged where ``startup="fail"`` asks for it. Enabling again returns the same recording.
     """
     with _lock:
         overrides = {"log": log, "system": system, **settings}
@@ -275,11 +400,40 @@ def disable() -> None:
 
 
 def instrument(runtime: str, overrides: Mapping[str, Any] | None = None) -> Recording:
-    """Instrument one runtime, as an entry point does. Never raises."""
+    """Instrument one runtime, as an entry point does. Ends the process where ``startup=fail`` asks for it."""
     with _lock:
-        recording = _obtain(overrides or {})
+        try:
+            recording = _obtain(overrides or {})
+        except LogDamaged as error:
+            _refuse(error)
         _guarded_instrument(recording, runtime)
         return recording
+
+
+def _refuse(error: LogDamaged) -> NoReturn:
+    """End the process before its program begins, with exit code 1.
+
+    By SystemExit: who loads instrumentors catches every Exception. Where ``site`` is still being imported (so does
+    ``opentelemetry-instrument`` begin) the interpreter calls that a fatal error and shows a traceback; there is
+    nothing yet that would have to be ended in order.
+    """
+    _say(f"not starting: {error}")
+    if _in_site():
+        with suppress(Exception):
+            sys.stderr.flush()
+        os._exit(1)
+    raise SystemExit(1)
+
+
+def _in_site() -> bool:
+    import inspect  # noqa: PLC0415 - only a process that ends pays for it
+
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "site":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_instrumented(runtime: str) -> bool:
@@ -303,7 +457,10 @@ def _obtain(overrides: Mapping[str, Any]) -> Recording:
         return _recording
     failed_before = "" if _recording is None else str(_recording.error)
     try:
-        _recording = Recording(Settings.load(overrides))
+        _recording = _new_recording(Settings.load(overrides))
+    except LogDamaged as error:
+        _recording = Recording(None, error)
+        raise
     except (ConfigError, LogError) as error:
         if str(error) != failed_before:  # several instrumentors ask for the same recording: said once
             _say(f"not recording: {str(error).rstrip('.')}. The application runs on without it.")
@@ -317,6 +474,18 @@ def _obtain(overrides: Mapping[str, Any]) -> Recording:
     return _recording
 
 
+def _new_recording(settings: Settings) -> Recording:
+    """Begin to record. With ``startup=fail`` a log that is out of reach is as bad as a damaged one."""
+    try:
+        return Recording(settings)
+    except LogDamaged:
+        raise
+    except (ConfigError, LogError) as error:
+        if settings.startup is StartupMode.FAIL:
+            raise LogDamaged(str(error)) from error
+        raise
+
+
 def _guarded_instrument(recording: Recording, runtime: str) -> None:
     try:
         recording.instrument(runtime)
@@ -327,13 +496,8 @@ def _guarded_instrument(recording: Recording, runtime: str) -> None:
 
 def _say_unsupported(settings: Settings) -> None:
     """Say which of the chosen settings this version cannot honour: nothing is pretended."""
-    asked_for = {
-        f"startup={settings.startup.value}": settings.startup in {StartupMode.RECOVER, StartupMode.FAIL},
-        "forward=outbox": settings.forward is ForwardMode.OUTBOX,
-        "scan_interval": settings.scan_interval_seconds is not None,
-    }
-    for setting in (name for name, chosen in asked_for.items() if chosen):
-        _say(f"{setting} is not supported by this version; facts are recorded without it.")
+    if settings.forward is ForwardMode.OUTBOX:
+        _say("forward=outbox is not supported by this version; facts are recorded without it.")
 
 
 def _default_system(settings: Settings, otherwise: str) -> str:

@@ -43,12 +43,12 @@ def test_while_the_log_is_away_memory_is_bounded_and_the_loss_is_told_afterwards
     code = MEASURE + (
         "some(1)\n"
         "from papyra_otel.errors import LogUnavailable\n"
-        "log = recording._log; real = log.append\n"
+        "log = recording._log\n"
         "def away(facts, /): raise LogUnavailable('the disk is gone', error_type='EIO')\n"
-        "log.append = away\n"
+        "log.append = log.write = away\n"
         "some(40_000); before = resident()\nsome(160_000); print(resident() - before)\n"
         "print(recording._writer.waiting()[0])\n"
-        "log.append = real\n"
+        "del log.append, log.write\n"
     )
     grown, waiting = map(int, run_code(code, f"file:{root}", cwd=tmp_path).stdout.split())
     assert waiting == 10_000

@@ -13,6 +13,7 @@ import pytest
 import papyra_otel
 from e2e.harness import INSTRUMENT, NO_EXPORT, clean_environment, run, run_code, stored
 from papyra_otel import Actor, ConfigError, LogUnavailable, PapyraOtelError
+from papyra_otel.log.codec import sign
 
 APP = """
 import pykka
@@ -139,11 +140,12 @@ def test_beside_a_newer_versions_log_recording_goes_on_and_that_is_said(tmp_path
     assert re.fullmatch(r"papyra-otel: .*line format 2 by a newer papyra-otel.* Recording goes on\.", line)
     with papyra_otel.open_log(f"file:{root}", system="ours") as log:
         names = [entry.fact.name for entry in log.read()]
+    assert names.pop(0) == "papyra.log.scanned"
     assert names == ["papyra.actor.started", "papyra.message.processed", "papyra.actor.stopped"]
     assert newer_segment(root).read_bytes() == NEWER
 
 
-NEWER = b'{"v":2,"writer":"aaaaaaaaaaaaaaaa","seq":0,"something":"new","crc":"00000000"}\n'
+NEWER = sign(b'{"v":2,"writer":"aaaaaaaaaaaaaaaa","seq":0,"something":"new"}')
 
 
 def newer_segment(root: Path) -> Path:

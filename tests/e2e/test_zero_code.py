@@ -53,7 +53,8 @@ def record(program: str, receiver: Receiver, folder: Path, *flags: str) -> Recor
         while_served = audits() + 2  # the next may have begun before
         eventually(lambda: audits() >= while_served)
         out, err = process.communicate(timeout=40)
-        return Recorded(stored(root), receiver.records(), "".join(head) + out, err, process.returncode)
+        records = [each for each in receiver.records() if each.name not in {s.LOG_OPENED, s.LOG_SEALED}]
+        return Recorded(stored(root), records, "".join(head) + out, err, process.returncode)
 
 
 def as_it_should_arrive(fact: Fact) -> Received:

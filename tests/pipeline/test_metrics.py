@@ -6,15 +6,18 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from papyra_otel import Actor, Recorder, semconv
+from papyra_otel import Actor, FactKind, Recorder, semconv
 from papyra_otel.pipeline.counters import Counters, TypeCap
-from papyra_otel.pipeline.metrics import Metrics, Source
+from papyra_otel.pipeline.metrics import DURATION_BUCKETS, Metrics, Source
+from papyra_otel.pipeline.upkeep import Health
 from papyra_otel.recorder import AuditSnapshot
 
 NOW = 1_700_000_000_000_000_000
 
 
 class Collected:
+    health: Health | None = None
+
     def __init__(self, pipeline):
         self.reader = InMemoryMetricReader()
         self.metrics = Metrics(
@@ -27,13 +30,16 @@ class Collected:
             appended=pipeline.log.appended,
             waiting=pipeline.writer.waiting,
             last_audits=self.recorder.last_audits_unix_nano,
+            health=lambda: self.health,
         )
         self.metrics.attach(self.source)
 
     def points(self) -> dict[str, list[tuple[dict, float]]]:
         data = self.reader.get_metrics_data()
         return {
-            metric.name: [(dict(point.attributes), point.value) for point in metric.data.data_points]
+            metric.name: [
+                (dict(point.attributes), getattr(point, "value", point)) for point in metric.data.data_points
+            ]
             for resource in (data.resource_metrics if data else [])
             for scope in resource.scope_metrics
             for metric in scope.metrics
@@ -113,13 +119,49 @@ def test_the_age_of_the_last_audit_is_in_seconds(collected):
     assert collected.points()[semconv.AUDIT_AGE] == [({semconv.SYSTEM_ID: "orders"}, 5.0)]
 
 
+def test_the_state_of_the_log_is_measured_once_it_is_known(collected):
+    unknown = collected.points().keys()
+    names = {semconv.STORAGE_RECORDS, semconv.STORAGE_SIZE, semconv.ANOMALY_COUNT, semconv.SCAN_AGE}
+    assert names & unknown == set()
+    collected.health = Health(
+        scanned_unix_nano=NOW, unresolved=3, storage={FactKind.EVENT: (10, 1000), FactKind.AUDIT: (0, 0)}
+    )
+    points = collected.points()
+    backend = {semconv.BACKEND_TYPE: "memory"}
+    events, audits = ({**backend, semconv.FACT_KIND: kind} for kind in ("event", "audit"))
+    assert points[semconv.STORAGE_RECORDS] == [(events, 10), (audits, 0)]
+    assert points[semconv.STORAGE_SIZE] == [(events, 1000), (audits, 0)]
+    assert points[semconv.ANOMALY_COUNT] == [(backend, 3)]
+    assert points[semconv.SCAN_AGE] == [(backend, 5.0)]
+    units = collected.units()
+    assert (units[semconv.STORAGE_RECORDS], units[semconv.STORAGE_SIZE]) == ("{record}", "By")
+
+
+def test_durations_are_spread_over_the_advised_buckets(collected):
+    for seconds in (0.0005, 0.004, 1000.0):
+        collected.metrics.record_duration("memory", "scan", seconds, "")
+    collected.metrics.record_duration("memory", "scan", 0.1, "EIO")
+    well, failed = collected.points()[semconv.OPERATION_DURATION]
+    assert well[0] == {semconv.BACKEND_TYPE: "memory", semconv.OPERATION: "scan"}
+    assert failed[0] == {**well[0], semconv.ERROR_TYPE: "EIO"}
+    assert well[1].explicit_bounds == DURATION_BUCKETS
+    assert (DURATION_BUCKETS[0], DURATION_BUCKETS[-1]) == (0.001, 300.0)
+    assert [n for n, count in enumerate(well[1].bucket_counts) if count] == [0, 2, len(DURATION_BUCKETS)]
+
+
+def test_durations_before_any_recording_are_nobodys():
+    Metrics().record_duration("memory", "scan", 1.0, "")
+
+
 def test_units_are_those_of_the_conventions(collected, pipeline):
     collected.recorder.started(ACTOR)
+    collected.metrics.record_duration("memory", "scan", 1.0, "")
     pipeline.emit()
     units = collected.units()
     assert units[semconv.ACTOR_STARTS] == "{start}"
     assert units[semconv.PERSISTENCE_BYTES] == "By"
     assert units[semconv.QUEUE_OLDEST_AGE] == "s"
+    assert units[semconv.OPERATION_DURATION] == "s"
     assert "1" not in units.values()
 
 

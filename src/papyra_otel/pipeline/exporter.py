@@ -17,6 +17,7 @@ from papyra_otel.pipeline.otel import OtelLogger, context_of
 
 __all__ = ["FactExporter"]
 
+_MARKS = frozenset({semconv.LOG_OPENED, semconv.LOG_SEALED})  # the segments have them already
 _logger = logging.getLogger("papyra_otel")
 
 
@@ -24,8 +25,8 @@ class FactExporter(LogRecordExporter):
     """Stores every *event* (a log record with an event name) as a fact; thread-safe, never raises.
 
     Facts of our own, forwarded to the SDK, come by here again: their ``log.record.uid`` tells, and they
-    are not stored twice. Log records that are no events are not facts: they are passed over, which is
-    said once. *logger* returns a fact logger that does not
+    are not stored twice; nor is what a segment says of itself. Log records that are no events are not facts: they
+    are passed over, which is said once. *logger* returns a fact logger that does not
     forward (or the record would come round again), or None when nothing is recorded.
     """
 
@@ -42,6 +43,8 @@ class FactExporter(LogRecordExporter):
             record = readable.log_record
             attributes: dict[str, Any] = dict(record.attributes or {})
             if semconv.LOG_RECORD_UID in attributes and semconv.FACT_KIND in attributes:
+                continue
+            if record.event_name in _MARKS:
                 continue
             if not record.event_name:
                 self._say_once()

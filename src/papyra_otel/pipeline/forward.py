@@ -91,5 +91,6 @@ class Forwarder:
         if fact.actor is not None:
             attributes[semconv.ACTOR_ADDRESS] = fact.actor
         attributes[semconv.FACT_KIND] = KIND_TEXTS[fact.kind]
-        attributes[semconv.LOG_RECORD_UID] = fact.uid
+        if fact.uid is not None:
+            attributes[semconv.LOG_RECORD_UID] = fact.uid
         return attributes

@@ -1,4 +1,4 @@
-"""Observable instruments over the plain integers of this process's recordings.
+"""Observable instruments over the plain integers of this process's recordings, and one histogram.
 
 Instruments cannot be taken back in OTel, so they are made once per meter provider and read whatever
 sources are attached at collection; with none attached they report nothing.
@@ -11,15 +11,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
+from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation, get_meter_provider
 
 from papyra_otel import semconv as s
 from papyra_otel.facts import FactKind
 from papyra_otel.pipeline.counters import Counters, Key
+from papyra_otel.pipeline.upkeep import Health
 
-__all__ = ["Metrics", "Source"]
+__all__ = ["DURATION_BUCKETS", "Metrics", "Source"]
 
 _NANOS = 1_000_000_000
+DURATION_BUCKETS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +32,8 @@ class Source:
     """What one recording offers to be read at collection. Callables are quick and take no lock for long.
 
     *appended* returns (records, bytes) by (system, kind); *waiting* (size, capacity, oldest ns or None);
-    *last_audits* the time of the last audit by system, in nanoseconds since the epoch.
+    *last_audits* the time of the last audit by system, in nanoseconds since the epoch; *health* what is known of
+    the log's state.
     """
 
     backend: str
@@ -35,6 +41,7 @@ class Source:
     appended: Callable[[], dict[tuple[str, FactKind], tuple[int, int]]]
     waiting: Callable[[], tuple[int, int, int | None]]
     last_audits: Callable[[], dict[str, int]]
+    health: Callable[[], Health | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,22 @@ COUNTED = (
         (s.BACKEND_TYPE, s.FACT_KIND, s.ERROR_TYPE, s.SYSTEM_ID),
         "Facts that nobody accepted",
     ),
+    _Counted(s.PERSISTENCE_SCANS, "{scan}", (s.BACKEND_TYPE, s.ERROR_TYPE), "Scans of the log"),
+    _Counted(
+        s.PERSISTENCE_ANOMALIES,
+        "{anomaly}",
+        (s.BACKEND_TYPE, s.ANOMALY_TYPE),
+        "Anomalies that scans found, each once",
+    ),
+    _Counted(
+        s.PERSISTENCE_RECOVERIES,
+        "{recovery}",
+        (s.BACKEND_TYPE, s.RECOVERY_MODE, s.ERROR_TYPE),
+        "Recoveries of the log",
+    ),
+    _Counted(
+        s.PERSISTENCE_COMPACTIONS, "{compaction}", (s.BACKEND_TYPE, s.ERROR_TYPE), "Compactions of the log"
+    ),
     _Counted(s.INSTRUMENTATION_ERRORS, "{error}", (s.WHAT,), "Failures of the instrumentation itself"),
     _Counted(s.EVENT_SUPPRESSED, "{event}", (s.WHAT,), "Events kept in the log but not forwarded"),
     _Counted(s.ATTRIBUTE_OVERFLOW, "{value}", (s.WHAT,), "Attribute values folded into _OTHER"),
@@ -108,6 +131,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._sources: tuple[Source, ...] = ()
         self._made = False
+        self._duration: Histogram | None = None
 
     def attach(self, source: Source) -> None:
         """Let *source* be read from now on."""
@@ -122,6 +146,15 @@ class Metrics:
         with self._lock:
             self._sources = tuple(other for other in self._sources if other is not source)
 
+    def record_duration(self, backend: str, operation: str, seconds: float, error_type: str) -> None:
+        """Add one measurement of *operation*; *error_type* is empty when it went well.
+
+        Runs the application's SDK: not for an actor's path, nor where a lock of ours is held.
+        """
+        if self._duration is not None:
+            names = (s.BACKEND_TYPE, s.OPERATION, s.ERROR_TYPE)
+            self._duration.record(seconds, _named(names, (backend, operation, error_type)))
+
     def _make(self) -> None:
         meter = (self._provider or get_meter_provider()).get_meter(s.SCOPE_NAME, schema_url=s.SCHEMA_URL)
         for metric in COUNTED:
@@ -135,7 +168,24 @@ class Metrics:
         meter.create_observable_counter(
             s.PERSISTENCE_BYTES, [self._reading(self._appended, 1)], "By", "Bytes of facts stored"
         )
+        self._duration = meter.create_histogram(
+            s.OPERATION_DURATION,
+            "s",
+            "How long the log took",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
+        )
+        for which, (name, unit, description) in enumerate(
+            (
+                (s.STORAGE_RECORDS, "{record}", "Facts in the log: at the last scan, and what came since"),
+                (s.STORAGE_SIZE, "By", "Bytes in the log: at the last scan, and what came since"),
+            )
+        ):
+            meter.create_observable_up_down_counter(
+                name, [self._reading(self._storage, which)], unit, description
+            )
         for name, unit, description, read in (
+            (s.ANOMALY_COUNT, "{anomaly}", "Anomalies that were there at the last scan", self._anomaly_count),
+            (s.SCAN_AGE, "s", "Time since the last scan", self._scan_age),
             (s.QUEUE_SIZE, "{record}", "Facts waiting for the log", self._queue_size),
             (s.QUEUE_CAPACITY, "{record}", "How many facts can wait", self._queue_capacity),
             (
@@ -168,6 +218,24 @@ class Metrics:
             yield Observation(
                 amounts[which], {s.BACKEND_TYPE: source.backend, s.FACT_KIND: kind.value, s.SYSTEM_ID: system}
             )
+
+    @staticmethod
+    def _storage(source: Source, which: int) -> Iterable[Observation]:
+        health = source.health()
+        for kind, amounts in health.storage.items() if health is not None else ():
+            yield Observation(amounts[which], {s.BACKEND_TYPE: source.backend, s.FACT_KIND: kind.value})
+
+    @staticmethod
+    def _anomaly_count(source: Source, _: object) -> Iterable[Observation]:
+        health = source.health()
+        if health is not None:
+            yield Observation(health.unresolved, {s.BACKEND_TYPE: source.backend})
+
+    def _scan_age(self, source: Source, _: object) -> Iterable[Observation]:
+        health = source.health()
+        if health is not None:
+            age = max(self._clock() - health.scanned_unix_nano, 0) / _NANOS
+            yield Observation(age, {s.BACKEND_TYPE: source.backend})
 
     @staticmethod
     def _queue_size(source: Source, _: object) -> Iterable[Observation]:
