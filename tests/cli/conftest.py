@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cli.support import DAY, NANOS, NOON, Done, Terminal
+from cli.support import DAY, NANOS, NOON, Done, HandMadeLog, Terminal
 from papyra_otel import Fact, open_log
-from papyra_otel.cli import main
+from papyra_otel.cli import doctor, logs, main
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +73,26 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
 def a_day(written: Callable[..., str]) -> str:
     """A log with one fact of each sort: the URL."""
     return written(*DAY)
+
+
+@pytest.fixture
+def damaged(a_day: str, tmp_path: Path) -> str:
+    """A log of which a line was changed, one was lost, and one file is a stranger: the URL."""
+    (events,) = tmp_path.glob("facts/shop/events/*.ndjson")
+    header, first, _lost, third, *rest = events.read_bytes().splitlines(keepends=True)
+    events.write_bytes(header + first.replace(b"papyra.system", b"papyra.sys_tem") + third + b"".join(rest))
+    (tmp_path / "facts" / "shop" / "events" / "b\udcffd.txt").touch()
+    return a_day
+
+
+@pytest.fixture
+def hand_made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., HandMadeLog]:
+    """Makes every URL open a log that reports what it is told to."""
+
+    def make(**reports: Any) -> HandMadeLog:
+        log = HandMadeLog(**reports)
+        for module in (logs, doctor):
+            monkeypatch.setattr(module, "open_log", lambda *_, **__: log)
+        return log
+
+    return make

@@ -9,6 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from papyra_otel import Fact, FactKind
+from papyra_otel.facts import Capabilities
+from papyra_otel.log.memory import MemoryLog
+from papyra_otel.reports import (
+    Anomaly,
+    Check,
+    CompactionReport,
+    Progress,
+    ProgressCallback,
+    RecoveryReport,
+    ScanReport,
+)
 
 NANOS = 1_000_000_000
 NOON = 1_795_348_800 * NANOS  # 2026-11-22T12:00:00Z
@@ -86,3 +97,58 @@ DAY: Sequence[Fact] = (
     ),
     fact(86_400, "order.placed", attributes={"order": 7}),
 )
+
+
+class HandMadeLog(MemoryLog):
+    """A log that reports what it was given, after telling *steps* of progress; a report that is an error is raised."""
+
+    def __init__(self, **reports: Any) -> None:
+        super().__init__()
+        self.reports = reports
+        self.asked: list[tuple[Any, ...]] = []
+        self.steps: Sequence[Progress] = ()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(backend="hand", durable=True, shared_between_processes=True)
+
+    def scan(self, progress: ProgressCallback | None = None, **options: Any) -> ScanReport:
+        return self._report("scan", progress, options)
+
+    def recover(
+        self, *modes: str, progress: ProgressCallback | None = None, **options: Any
+    ) -> RecoveryReport:
+        return self._report("recover", progress, modes, options)
+
+    def compact(
+        self, *limits: Any, progress: ProgressCallback | None = None, **options: Any
+    ) -> CompactionReport:
+        return self._report("compact", progress, limits, options)
+
+    def close(self) -> None:
+        return  # it is opened many times
+
+    def preflight(self) -> tuple[Check, ...]:
+        return self.reports.get("preflight", ())
+
+    def _report(self, verb: str, progress: ProgressCallback | None, *asked: Any) -> Any:
+        self.asked.append((verb, *asked))
+        for step in self.steps:
+            if progress is not None:
+                progress(step)
+        report = self.reports[verb]
+        if isinstance(report, BaseException):
+            raise report
+        return report
+
+
+def report_of(*types: str, **members: Any) -> ScanReport:
+    """A report with one anomaly of each of *types*."""
+    anomalies = tuple(
+        Anomaly(type=name, place=f"shop/events/{index}.ndjson", detail=f"why {index}", offset=index, length=7)
+        for index, name in enumerate(types)
+    )
+    counts = {name: types.count(name) for name in types}
+    return ScanReport(
+        **{"backend": "hand", "systems": ("shop",), "counts": counts, "anomalies": anomalies, **members}
+    )

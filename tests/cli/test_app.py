@@ -89,7 +89,11 @@ def log_of_a_newer_version(tmp_path: Path) -> str:
     return (tmp_path / "newer").as_uri()
 
 
-@pytest.mark.parametrize("verb", ["facts", "stats"])
+READING = ["facts", "stats"]
+LOOKING_AFTER = ["scan", "recover", "compact --retention 1"]
+
+
+@pytest.mark.parametrize("verb", [*READING, *LOOKING_AFTER])
 @pytest.mark.parametrize(
     ("log", "said"),
     [
@@ -102,13 +106,12 @@ def log_of_a_newer_version(tmp_path: Path) -> str:
         ("memory:", "lives inside the process that writes it"),
         ("file:missing", "No such file or directory"),
         (file_in_place_of_a_folder, "a file is where a folder should be"),
-        (log_of_a_newer_version, "Upgrade papyra-otel"),
     ],
 )
 def test_a_log_that_cannot_be_read_is_told_in_one_line(
     verb: str, log: str | Callable[[Path], str], said: str, run: Run, tmp_path: Path
 ) -> None:
-    done = run(verb, "--log", log if isinstance(log, str) else log(tmp_path))
+    done = run(*verb.split(), "--log", log if isinstance(log, str) else log(tmp_path))
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("papyra-otel: error: ")
     assert said in done.err
@@ -117,13 +120,20 @@ def test_a_log_that_cannot_be_read_is_told_in_one_line(
     assert not (tmp_path / "missing").exists()
 
 
-@pytest.mark.parametrize("verb", ["facts", "stats"])
+@pytest.mark.parametrize("verb", READING)
+def test_a_log_of_a_newer_version_cannot_be_read(verb: str, run: Run, tmp_path: Path) -> None:
+    done = run(verb, "--log", log_of_a_newer_version(tmp_path))
+    assert (done.code, done.out) == (2, "")
+    assert "Upgrade papyra-otel" in done.err
+
+
+@pytest.mark.parametrize("verb", [*READING, *LOOKING_AFTER])
 def test_a_folder_without_permission_is_told_in_one_line(
     verb: str, unprivileged: list[str], tmp_path: Path
 ) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0)
-    command = [*unprivileged, sys.executable, "-m", "papyra_otel", verb, "--log", locked.as_uri()]
+    command = [*unprivileged, sys.executable, "-m", "papyra_otel", *verb.split(), "--log", locked.as_uri()]
     plain = {name: text for name, text in os.environ.items() if not name.startswith("OTEL_")}
     done = subprocess.run(command, env=plain, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -154,20 +164,26 @@ def test_a_folder_without_permission_is_told_in_one_line(
         ("facts --retention", "expected one argument"),
         ("facts --lim 3", "unrecognized arguments: --lim 3"),
         ("facts extra", "unrecognized arguments: extra"),
+        ("scan --seconds 3", "unrecognized arguments: --seconds 3"),
+        ("recover --mode mend", "invalid choice: 'mend'"),
+        ("compact --retention events=sometimes", "'sometimes' is not a limit"),
+        ("compact --retention=", "--retention '' has no limit"),
+        ("compact", "no retention is set"),
+        ("doctor --system", "expected one argument"),
         ("demo --log file:x", "unrecognized arguments: --log file:x"),
         ("murmur", "invalid choice: 'murmur'"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line(argv: str, said: str, a_day: str, run: Run) -> None:
     verb, *rest = argv.split()
-    done = run(verb, *([f"--log={a_day}"] if verb == "facts" else []), *rest)
+    done = run(verb, *([f"--log={a_day}"] if verb not in {"demo", "murmur"} else []), *rest)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("papyra-otel: error: ")
     assert said in done.err
     assert done.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["facts", "stats"])
+@pytest.mark.parametrize("verb", [*READING, *LOOKING_AFTER])
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -181,7 +197,7 @@ def test_a_wrong_setting_is_told_in_one_line(
     verb: str, name: str, value: str, said: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    done = run(verb)
+    done = run(*verb.split())
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("papyra-otel: error: ")
     assert said in done.err
@@ -204,6 +220,16 @@ def test_the_script_is_the_same_command() -> None:
     script = Path(sys.executable).with_name("papyra-otel")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == command("--version").stdout
+
+
+@pytest.mark.parametrize("verb", ["scan", "recover --dry-run", "compact --retention 1 --dry-run", "doctor"])
+def test_a_reader_that_is_not_there_ends_looking_after_quietly(verb: str, a_day: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    argv = [sys.executable, "-m", "papyra_otel", *verb.split(), "--log", a_day]
+    done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

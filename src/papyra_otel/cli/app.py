@@ -1,7 +1,8 @@
 """The command: which verbs there are, what they share, and what their errors become.
 
-Exit codes: 0 healthy or done; 1 anomalies; 2 wrong usage, or the log cannot be reached or read; 70 a bug of
-ours, with its traceback; 130 Ctrl-C (that is how ``--follow`` ends); 141 nobody reads our output any more.
+Exit codes: 0 healthy or done; 1 anomalies (or they remain, compacting was refused, a check failed); 2 wrong usage,
+or the log cannot be reached or read; 70 a bug of ours, with its traceback; 130 Ctrl-C (that is how ``--follow``
+ends); 141 nobody reads our output any more.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
+from papyra_otel.cli.compact import COMPACT
 from papyra_otel.cli.demo import DEMO
+from papyra_otel.cli.doctor import DOCTOR
 from papyra_otel.cli.facts import FACTS
+from papyra_otel.cli.recover import RECOVER
+from papyra_otel.cli.scan import SCAN
 from papyra_otel.cli.screen import Screen
 from papyra_otel.cli.stats import STATS
 from papyra_otel.cli.verb import Surroundings, Verb
@@ -25,8 +30,12 @@ from papyra_otel.errors import PapyraOtelError
 __all__ = ["VERBS", "main"]
 
 VERBS: Sequence[Verb] = (
+    COMPACT,
     DEMO,
+    DOCTOR,
     FACTS,
+    RECOVER,
+    SCAN,
     STATS,
 )
 
@@ -44,12 +53,13 @@ def main(
     argv: Sequence[str] | None = None,
     *,
     clock: Callable[[], int] = time.time_ns,
+    ticks: Callable[[], float] = time.monotonic,
     wait: Callable[[float], None] = time.sleep,
 ) -> int:
     """Run the command line *argv* (the process's by default) and return the exit code.
 
     Raises SystemExit, as argparse does, for ``--help``, ``--version`` and a wrong command line.
-    *clock* (nanoseconds since the epoch) and *wait* (seconds) are for tests.
+    *clock* (nanoseconds since the epoch), *ticks* and *wait* (seconds) are for tests.
     """
     parser = _parser()
     args = parser.parse_args(argv)
@@ -59,7 +69,7 @@ def main(
     verb = next(verb for verb in VERBS if verb.name == args.verb)
     screen = Screen(sys.stdout, sys.stderr)
     try:
-        code = verb.run(args, Surroundings(screen=screen, clock=clock, wait=wait))
+        code = verb.run(args, Surroundings(screen=screen, clock=clock, ticks=ticks, wait=wait))
         screen.flush()
     except PapyraOtelError as error:
         with suppress(BrokenPipeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import ArgumentParser, Namespace
 
 from papyra_otel.config import Settings
@@ -9,7 +10,7 @@ from papyra_otel.errors import ConfigError
 from papyra_otel.log import FactLog, open_log
 from papyra_otel.payload import redact_url
 
-__all__ = ["add_json_option", "add_log_options", "opened", "shown_url"]
+__all__ = ["add_json_option", "add_log_options", "command", "opened", "shown_url"]
 
 
 def add_log_options(parser: ArgumentParser) -> None:
@@ -32,6 +33,13 @@ def add_json_option(parser: ArgumentParser) -> None:
 def shown_url(args: Namespace) -> str:
     """Return the URL of the log that *args* and the environment name, credentials masked."""
     return redact_url(Settings.load({"log": args.log}).log)
+
+
+def command(verb: str, args: Namespace, *options: str) -> str:
+    """Return the command line for *verb* about the same log, to be shown; credentials are masked."""
+    log = [] if args.log is None else ["--log", redact_url(args.log)]
+    system = [] if args.system is None else ["--system", args.system]
+    return shlex.join(["papyra-otel", verb, *log, *system, *options])
 
 
 def opened(args: Namespace, *, retention: str | None = None) -> FactLog:

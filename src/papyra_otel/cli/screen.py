@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TextIO
 
-from papyra_otel.cli.text import cut, neutral, width, wrap
+from papyra_otel.cli.text import cut, neutral, paragraph, width, wrap
 
 __all__ = ["Cell", "Column", "Row", "Screen", "Table"]
 
 _WIDTH_MIN = 40
+_WIDTH_UNKNOWN = 80
 _WIDE = 100
 _ROWS_MEASURED = 200
 _LINES_MAX = 3
+_PROSE_MIN = 20
+_ERASE_TO_END = "\x1b[K"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Screen:
         self._out = out
         self._err = err
         self.is_terminal: bool = out.isatty()
+        self.shows_progress: bool = err.isatty() and os.environ.get("TERM") != "dumb"
         self.width: int | None = _width(out)
         self._paint = _painter(out)
         self._paint_remark = _painter(err)
@@ -63,6 +67,19 @@ class Screen:
         """Print *cells*, one after the other, in one line. Nothing is cut."""
         self._write(" " * indent + "".join(self.painted(neutral(cell.text), cell.style) for cell in cells))
 
+    def prose(self, text: str, style: str = "", *, start: Sequence[Cell] = (), indent: int = 0) -> None:
+        """Print *text* beside *start*, or below it where that is longer than *indent*; broken at spaces, never cut."""
+        text = neutral(text)
+        lines = [text] if self.width is None else paragraph(text, max(self.width - indent, _PROSE_MIN))
+        taken = sum(width(neutral(cell.text)) for cell in start)
+        before = "".join(self.painted(neutral(cell.text), cell.style) for cell in start)
+        if taken > indent:
+            self._write(before.rstrip())
+            before, taken = "", 0
+        for line in lines:
+            self._write(f"{before}{' ' * (indent - taken)}{self.painted(line, style)}")
+            before, taken = "", 0
+
     def raw(self, text: str) -> None:
         """Print a line that is known to be harmless."""
         self._write(text)
@@ -71,6 +88,18 @@ class Screen:
         """Say *text* beside the results, on standard error, after what was printed so far."""
         self.flush()
         self._err.write(self._paint_remark(_encodable(neutral(text), self._err), "dim") + "\n")
+        self._err.flush()
+
+    def passing(self, *parts: str) -> None:
+        """Show in the terminal's last line as many of *parts* as fit, instead of what passed before; none erases it."""
+        room = _columns(self._err) - 1  # a full line would scroll
+        shown = ""
+        for part in parts:
+            longer = f"{shown}  {_encodable(part, self._err)}" if shown else _encodable(part, self._err)
+            if width(longer) > room:
+                break
+            shown = longer
+        self._err.write(f"\r{shown}{_ERASE_TO_END}")
         self._err.flush()
 
     def error(self, text: str) -> None:
@@ -163,6 +192,16 @@ def _width(out: TextIO) -> int | None:
     if not out.isatty() and not os.environ.get("COLUMNS", "").isdecimal():
         return None
     return max(shutil.get_terminal_size().columns, _WIDTH_MIN)
+
+
+def _columns(stream: TextIO) -> int:
+    """Return the columns of the terminal *stream* is, now: it may have been resized, and the other one be a file."""
+    if os.environ.get("COLUMNS", "").isdecimal():
+        return max(int(os.environ["COLUMNS"]), _WIDTH_MIN)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _WIDTH_UNKNOWN
+    except (OSError, ValueError):
+        return _WIDTH_UNKNOWN
 
 
 def _encodable(text: str, stream: TextIO) -> str:

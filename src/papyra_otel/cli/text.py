@@ -11,7 +11,7 @@ import re
 import unicodedata
 from typing import Any
 
-__all__ = ["cut", "duration", "json_line", "neutral", "size", "size_exact", "width", "wrap"]
+__all__ = ["cut", "duration", "json_line", "neutral", "paragraph", "size", "size_exact", "width", "wrap"]
 
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
 _MS, _US = 1e-3, 1e-6
@@ -79,6 +79,19 @@ def wrap(text: str, columns: int, lines_max: int) -> list[str]:
         lines.append(text[:end].rstrip())
         text = text[end:].lstrip()
     return [*lines, cut(text, columns)]
+
+
+def paragraph(text: str, columns: int) -> list[str]:
+    """Break *text* at spaces into lines of *columns*. A longer word, such as a path, stays whole in its own line."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if line and width(longer) > columns:
+            lines.append(line)
+            longer = word
+        line = longer
+    return [*lines, line]
 
 
 # --- quantities ---------------------------------------------------------------------------------------

@@ -13,10 +13,14 @@ __all__ = ["Surroundings", "Verb", "whole_number"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """The world outside: *clock* in nanoseconds since the epoch, *wait* in seconds. Tests bring their own."""
+    """The world outside; tests bring their own.
+
+    *clock* is in nanoseconds since the epoch, *ticks* in seconds of a clock that never steps, *wait* in seconds.
+    """
 
     screen: Screen
     clock: Callable[[], int]
+    ticks: Callable[[], float]
     wait: Callable[[float], None]
 
 
