@@ -47,25 +47,25 @@ class Stream:
     )
 
     def __init__(self, system: str, kind: FactKind, folder: str) -> None:
-        self.system = system
-        self.kind = kind
-        self.folder = folder
-        self.folders_forced = False
+        self.system: str = system
+        self.kind: FactKind = kind
+        self.folder: str = folder
+        self.folders_forced: bool = False
         self.segment: Segment | None = None
         self.ended: list[Segment] = []
         self.owed: list[bytes] = []
-        self.number = 0
+        self.number: int = 0
         self.previous: int | None = None
-        self.looked_unix_nano = 0
+        self.looked_unix_nano: int = 0
         self.digest: str | None = None
-        self.records = 0
-        self.size_bytes = 0
-        self.next_seq = 0
+        self.records: int = 0
+        self.size_bytes: int = 0
+        self.next_seq: int = 0
         self.holes: list[tuple[int, int]] = []
-        self.unknown_to = -1  # of what comes up to here some may be missing
-        self.writes = 0
-        self.forced = 0
-        self.forcing = threading.Lock()
+        self.unknown_to: int = -1  # of what comes up to here some may be missing
+        self.writes: int = 0
+        self.forced: int = 0
+        self.forcing: threading.Lock = threading.Lock()
 
     def has(self, seq: int) -> bool:
         """Say whether the fact with *seq* was written before: who appends it again need not double it."""
