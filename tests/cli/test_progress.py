@@ -125,7 +125,8 @@ def test_ctrl_c_on_a_real_terminal_leaves_it_clean(a_day: str) -> None:
     import pty
 
     program = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever started us may have it ignored
         "from papyra_otel.cli import main\n"
         "from papyra_otel.log.file.filelog import FileLog\n"
         "from papyra_otel.reports import Progress\n"

@@ -26,7 +26,7 @@ from papyra_otel import semconv
 from papyra_otel.errors import CompactionRefused, LogBusy, LogUnavailable
 from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log import LogOptions
-from papyra_otel.log.codec import parse
+from papyra_otel.log.codec import parse, sign
 from papyra_otel.log.compaction import compacted_facts
 from papyra_otel.log.file import FileLog
 from papyra_otel.log.file.fs import OsFileSystem
@@ -650,7 +650,8 @@ def test_lines_of_a_newer_version_are_never_removed(opened: Callable[..., FileLo
     root = Path(writer.root)
     first, second = segments(root, "dead_letters")[:2]
     newer = lines(second)
-    newer[2] = newer[2].replace(b'{"v":1', b'{"v":2', 1).replace(b'"crc"', b'"sum"')
+    said = newer[2][: newer[2].rindex(b',"crc":')].replace(b'{"v":1', b'{"v":2', 1)
+    newer[2] = sign(said + b',"news":1}')[:-1]
     second.write_bytes(b"\n".join(newer) + b"\n")
     log = opened(retention=limits(kind=FactKind.DEAD_LETTER, max_records=2))
     before = files(root)

@@ -19,8 +19,8 @@ MAX_UNIX_NANO = 253_402_300_799_999_999_999  # 9999-12-31T23:59:59.999999999Z
 _CHARS = len("2026-11-22T20:02:45.123456789Z")
 _FRACTION = re.compile(r"\d{9}", re.ASCII)
 _latest = (-1, "")
+_SECONDS = frozenset(f"{second:02d}" for second in range(60))
 _SHAPE = re.compile(r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d", re.ASCII)
-_WHOLE = re.compile(_SHAPE.pattern + r"\.\d{9}Z", re.ASCII)
 
 
 def format_time(unix_nano: int) -> str:
@@ -45,7 +45,16 @@ def parse_time(text: str) -> int:
 
 def is_time(text: str) -> bool:
     """Say whether *parse_time* would take *text*, at less cost."""
-    return _WHOLE.fullmatch(text) is not None and _is_day(text[:10])
+    fraction = text[20:29]
+    return (
+        len(text) == _CHARS
+        and text[19] == "."
+        and text[29] == "Z"
+        and fraction.isdigit()
+        and fraction.isascii()
+        and text[17:19] in _SECONDS
+        and _is_minute(text[:17])
+    )
 
 
 def unix_nano_of(moment: datetime | int) -> int:
@@ -70,9 +79,9 @@ def _second_number(text: str) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _is_day(text: str) -> bool:
+def _is_minute(text: str) -> bool:
     try:
-        datetime.fromisoformat(text)
+        _second_number(text + "00")
     except ValueError:
         return False
     return True
