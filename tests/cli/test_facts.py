@@ -359,6 +359,46 @@ def test_any_attributes_can_be_shown(name: str, kind: FactKind, attributes: dict
             "12 facts lost: event=11, audit=1",
         ),
         (
+            "papyra.log.scanned",
+            {
+                "papyra.scan.by_type": ["gap=1", "torn_tail=2"],
+                "papyra.scan.places": 7,
+                "papyra.scan.places_unread": 2,
+                "papyra.scan.duration": 0.5,
+            },
+            "gap=1, torn_tail=2, 7 files, 2 left unread, took 500ms",
+        ),
+        (
+            "papyra.log.scanned",
+            {"papyra.scan.by_type": [], "papyra.scan.places": 1, "papyra.scan.places_unread": 0},
+            "nothing wrong, 1 file",
+        ),
+        (
+            "papyra.log.anomaly",
+            {
+                "papyra.anomaly.type": "crc_mismatch",
+                "papyra.anomaly.place": "s/events/x.ndjson",
+                "papyra.anomaly.offset": 40,
+                "papyra.anomaly.detail": "the checksum should be 1",
+            },
+            "crc_mismatch in s/events/x.ndjson at 40: the checksum should be 1",
+        ),
+        (
+            "papyra.log.recovered",
+            {
+                "papyra.recovery.mode": "repair",
+                "papyra.recovery.segments": 2,
+                "papyra.recovery.repaired.lines": 1,
+                "papyra.recovery.quarantined.spans": 0,
+            },
+            "repair: 2 files rewritten, 1 line repaired, 0 damaged spans kept",
+        ),
+        (
+            "papyra.log.compacted",
+            {"papyra.compaction.records": 18, "papyra.compaction.bytes": 8800},
+            "18 facts removed, 8800 bytes",
+        ),
+        (
             "other",
             {"papyra.system.id": "s", "a": 1, "papyra.b": [1, "x"], "c": "d e"},
             'a=1 b=[1, "x"] c=d e',

@@ -148,6 +148,32 @@ def _dropped(a: _Attributes) -> str:
     return a.count(s.DROPPED_COUNT, "fact") + " lost" + a.text(s.DROPPED_BY_KIND, ": ")
 
 
+def _scanned(a: _Attributes) -> str:
+    counts = a.text(s.SCAN_COUNTS)
+    found = counts or "nothing wrong"
+    unread = (
+        "" if a.values.get(s.SCAN_PLACES_UNREAD) == 0 else a.text(s.SCAN_PLACES_UNREAD, "", " left unread")
+    )
+    return _joined(found, a.count(s.SCAN_PLACES, "file"), unread, a.time(s.SCAN_DURATION, "took "))
+
+
+def _anomaly(a: _Attributes) -> str:
+    place = a.text(s.ANOMALY_PLACE, " in ") + a.text(s.ANOMALY_OFFSET, " at ")
+    return a.text(s.ANOMALY_TYPE) + place + a.text(s.ANOMALY_DETAIL, ": ")
+
+
+def _recovered(a: _Attributes) -> str:
+    return a.text(s.RECOVERY_MODE, "", ": ") + _joined(
+        a.count(s.RECOVERY_SEGMENTS, "file") + " rewritten",
+        a.count(s.RECOVERY_REPAIRED_LINES, "line") + " repaired",
+        a.count(s.RECOVERY_QUARANTINED_SPANS, "damaged span") + " kept",
+    )
+
+
+def _compacted(a: _Attributes) -> str:
+    return _joined(a.count(s.COMPACTION_RECORDS, "fact") + " removed", a.count(s.COMPACTION_BYTES, "byte"))
+
+
 _DETAILS: Mapping[str, Callable[[_Attributes], str]] = {
     s.SYSTEM_STARTED: _runtime,
     s.SYSTEM_STOPPED: _runtime,
@@ -161,4 +187,8 @@ _DETAILS: Mapping[str, Callable[[_Attributes], str]] = {
     s.DEAD_LETTER_CAPTURED: _dead_letter,
     s.AUDIT_COMPLETED: _audit,
     s.FACT_DROPPED: _dropped,
+    s.LOG_SCANNED: _scanned,
+    s.LOG_ANOMALY: _anomaly,
+    s.LOG_RECOVERED: _recovered,
+    s.LOG_COMPACTED: _compacted,
 }
