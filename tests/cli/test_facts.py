@@ -481,3 +481,11 @@ def test_follow_as_a_table_has_one_heading(written: Any, on_terminal: Run) -> No
     assert done.code == 130
     assert done.out.count("DETAIL") == 1
     assert done.out.index("one") < done.out.index("two")
+
+
+def test_every_name_that_is_shown_short_may_be_given_short() -> None:
+    from papyra_otel import semconv
+    from papyra_otel.cli.details import _DETAILS
+    from papyra_otel.cli.facts import _OWN_NAMES
+
+    assert set(_DETAILS) == _OWN_NAMES - {semconv.LOG_OPENED, semconv.LOG_SEALED}

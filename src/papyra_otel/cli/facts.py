@@ -39,6 +39,10 @@ _OWN_NAMES = {
     semconv.DEAD_LETTER_CAPTURED,
     semconv.AUDIT_COMPLETED,
     semconv.FACT_DROPPED,
+    semconv.LOG_SCANNED,
+    semconv.LOG_ANOMALY,
+    semconv.LOG_RECOVERED,
+    semconv.LOG_COMPACTED,
     semconv.LOG_OPENED,
     semconv.LOG_SEALED,
 }
