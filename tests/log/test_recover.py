@@ -261,7 +261,7 @@ def miscorrections(cases: int, seed: int) -> int:
 @pytest.mark.exhaustive
 @pytest.mark.timeout(300)
 def test_several_wrong_bits_in_a_line_are_never_miscorrected() -> None:
-    assert miscorrections(100_000, seed=1) == 0
+    assert miscorrections(200_000, seed=1) == 0
 
 
 @pytest.mark.long
