@@ -39,8 +39,13 @@ class Courier:
     def start(self) -> None:
         """Begin, if not begun."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="papyra-otel-courier", daemon=True)
-            self._thread.start()
+            try:
+                self._thread = threading.Thread(target=self._run, name="papyra-otel-courier", daemon=True)
+                self._thread.start()
+            except (
+                RuntimeError
+            ):  # no more threads, or the interpreter is ending: what waits is done at the end
+                self._thread = None
 
     def stop(self) -> None:
         """End the thread; an errand under way is waited for, but no longer than a second."""

@@ -77,8 +77,11 @@ class Scanner:
     def start(self) -> None:
         """Begin, if not begun."""
         if self._thread is None and not self._stopped.is_set():
-            self._thread = threading.Thread(target=self.run, name="papyra-otel-scan", daemon=True)
-            self._thread.start()
+            try:
+                self._thread = threading.Thread(target=self.run, name="papyra-otel-scan", daemon=True)
+                self._thread.start()
+            except RuntimeError:  # no more threads, or the interpreter is ending: nobody scans any more
+                self._thread = None
 
     def stop(self) -> None:
         """End; a scan under way ends within a MiB, and is waited for no longer than a second."""

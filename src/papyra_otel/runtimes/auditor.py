@@ -35,8 +35,11 @@ class Auditor:
     def start(self) -> None:
         """Begin, if not begun."""
         if self._thread is None and not self._stopped.is_set():
-            self._thread = threading.Thread(target=self._run, name="papyra-otel-audit", daemon=True)
-            self._thread.start()
+            try:
+                self._thread = threading.Thread(target=self._run, name="papyra-otel-audit", daemon=True)
+                self._thread.start()
+            except RuntimeError:  # no more threads, or the interpreter is ending: nobody audits any more
+                self._thread = None
 
     def after_fork_in_child(self) -> None:
         """Begin again: a forked child has none of its parent's threads."""
