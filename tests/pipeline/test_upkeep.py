@@ -25,6 +25,7 @@ from papyra_otel.pipeline.guard import Guard
 from papyra_otel.pipeline.scanner import Scanner, Throttle
 from papyra_otel.pipeline.timed import ONE_IN, TimedLog
 from papyra_otel.pipeline.upkeep import ANOMALIES_TOLD_MAX, ScanEnded, Telling, Upkeep, fact_of_mark
+from papyra_otel.recorder import Recorder
 from papyra_otel.reports import (
     ANOMALY_SEVERITIES,
     Anomaly,
@@ -35,6 +36,7 @@ from papyra_otel.reports import (
     StreamCompaction,
     StreamScan,
 )
+from papyra_otel.runtimes.auditor import Auditor
 
 NOW = 1_700_000_000_000_000_000
 EVENT = FactKind.EVENT
@@ -709,3 +711,31 @@ def test_a_logger_that_fails_costs_a_count_and_not_the_scan(keep):
     upkeep = Upkeep(kept.log, counters, Guard(counters), telling, appended=dict)
     assert upkeep.scan().healthy
     assert counters.read(s.INSTRUMENTATION_ERRORS) == [(("scan.facts",), 1)]
+
+
+def test_where_no_thread_can_be_started_any_more_nothing_is_raised_and_errands_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Since Python 3.12 an interpreter that is ending starts no thread; an SDK's last batch comes just then."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    counters = Counters()
+    courier = Courier(counters, Guard(counters))
+    done: list[int] = []
+    courier.start()
+    courier.post(lambda: done.append(1))
+    courier.stop()
+    courier.run_waiting()
+    assert done == [1]
+    auditor = Auditor(Recorder(Nowhere(), counters), Guard(counters), list, 60.0)
+    for thread in (auditor, Scanner(None, Guard(counters), 60.0)):  # type: ignore[arg-type]
+        thread.start()
+        thread.stop()
+
+
+class Nowhere:
+    def emit(self, **event: Any) -> None:
+        pass
