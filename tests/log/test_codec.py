@@ -34,6 +34,7 @@ from papyra_otel.log.codec import (
     SEGMENT_SEAL,
     decode,
     encode,
+    encode_run,
     faithful,
     parse,
     to_fact,
@@ -170,6 +171,32 @@ def test_any_value_is_stored_or_said_to_be_replaced(
             given_value = attributes[name]
             assert value == (list(given_value) if type(given_value) is tuple else given_value)
     assert members["system"] == text.encode(errors="backslashreplace").decode()
+
+
+SAME_STREAM = st.builds(
+    Fact,
+    kind=st.just(FactKind.EVENT),
+    name=st.sampled_from(["papyra.a", "papyra.ü"]) | ODD_TEXT,
+    time_unix_nano=st.sampled_from([0, 10**18, 10**18 + 1, 2 * 10**18]) | st.integers(-(10**19), 10**21),
+    system=st.just("s"),
+    actor=st.none() | TEXT | ODD_TEXT,
+    severity=st.sampled_from(["INFO", "WARN"]) | TEXT,
+    trace_id=st.none() | st.just("0af7651916cd43dd8448eb211c80319c"),
+    attributes=st.dictionaries(TEXT, PLAIN_VALUES, max_size=3)
+    | st.dictionaries(ODD_NAMES, ODD_VALUES, max_size=2),
+)
+
+
+@given(st.lists(SAME_STREAM, max_size=6), st.sampled_from([0, 5, 2**40]))
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_a_run_is_encoded_as_its_facts_are_one_by_one(facts: list[Fact], first_seq: int) -> None:
+    alone = [encode(fact, WRITER, seq) for seq, fact in enumerate(facts, first_seq)]
+    assert encode_run(facts, WRITER, first_seq) == alone
+
+
+def test_a_long_fact_within_a_run_is_cut_and_its_neighbours_are_not() -> None:
+    facts = [make_fact(n, attributes={"long": "x" * size}) for n, size in enumerate((1, 1 << 20, 1))]
+    assert encode_run(facts, WRITER, 7) == [encode(fact, WRITER, seq) for seq, fact in enumerate(facts, 7)]
 
 
 @given(st.dictionaries(TEXT, PLAIN_VALUES, max_size=4), ODD_VALUES)

@@ -128,7 +128,7 @@ def undetectable(made: Made, data: bytes) -> bool:
     ):  # what follows the last line end, and whole facts: its writer may be writing, or explain, them
         rest = iter(made.lines)
         return not kept or (kept[0] == made.lines[0] and all(line in rest for line in kept))
-    return bool(kept) and not tail and kept == made.lines[: len(kept)]  # whole lines are gone from its end
+    return not tail and kept == made.lines[: len(kept)]  # whole lines are gone from its end, perhaps all
 
 
 def check(made: Made, cases: Iterable[Case]) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
@@ -39,6 +39,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_line",
+    "encode_run",
     "faithful",
     "outline",
     "parse",
@@ -154,6 +155,51 @@ def encode(fact: Fact, writer: str | None = None, seq: int | None = None) -> byt
     return encoded if len(encoded) <= LINE_BYTES_MAX else _shortened(line)
 
 
+def encode_run(facts: Sequence[Fact], writer: str, first_seq: int) -> list[bytes]:
+    """Return the lines of facts of one stream, none with an identity yet: what *encode* returns for each.
+
+    At two thirds of the cost, because neighbours mostly have their name, severity and second in common.
+    """
+    lines: list[bytes] = []
+    name = severity = None
+    before = between = second = b""
+    second_number = -1
+    for seq, fact in enumerate(facts, first_seq):
+        attributes = fact.attributes
+        try:
+            if (
+                not attributes
+                or fact.actor is None
+                or fact.trace_id
+                or fact.span_id
+                or not _plain(attributes)
+            ):
+                lines.append(encode(fact, writer, seq))
+                continue
+            if fact.name is not name or fact.severity is not severity:
+                name, severity = fact.name, fact.severity
+                before, between = _remembered_or_new((writer, fact.kind, name, severity, fact.system))
+            seconds, nanos = divmod(fact.time_unix_nano, 1_000_000_000)
+            if seconds != second_number:
+                second_number, second = seconds, _second_of(fact.time_unix_nano)
+            body = b'%b%d,"time":"%b.%09dZ"%b%b,"attributes":%b' % (
+                before,
+                seq,
+                second,
+                nanos,
+                between,
+                _encode(fact.actor),
+                _encode(attributes),
+            )
+        except (ValueError, TypeError, RuntimeError, OverflowError, msgspec.MsgspecError):  # odd: see below
+            name, second_number = None, -1
+            lines.append(encode(fact, writer, seq))
+            continue
+        line = body + b',"crc":"%08x"}\n' % crc32(b"}", crc32(body))
+        lines.append(line if len(line) <= LINE_BYTES_MAX else encode(fact, writer, seq))
+    return lines
+
+
 def _encoded_plain(fact: Fact, writer: str, seq: int) -> bytes | None:
     """Return the line of an ordinary fact, or None: the same bytes at two thirds of the cost.
 
@@ -168,9 +214,7 @@ def _encoded_plain(fact: Fact, writer: str, seq: int) -> bytes | None:
         recurring = _recurring.get(key) or _remembered(key)
         known, second = _second
         if seconds != known:
-            if not 0 <= time_unix_nano <= MAX_UNIX_NANO:
-                return None
-            second = format_time(time_unix_nano)[:19].encode()
+            second = _second_of(time_unix_nano)
             _second = seconds, second  # one assignment: threads see a matching pair
         body = b'%b%d,"time":"%b.%09dZ"%b%b%b,"attributes":%b' % (
             recurring[0],
@@ -185,6 +229,17 @@ def _encoded_plain(fact: Fact, writer: str, seq: int) -> bytes | None:
     except (ValueError, TypeError, OverflowError, msgspec.MsgspecError):  # odd texts: see below
         return None
     return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(b"}", zlib.crc32(body)))
+
+
+def _remembered_or_new(key: tuple[str, FactKind, str, str, str]) -> tuple[bytes, bytes]:
+    return _recurring.get(key) or _remembered(key)
+
+
+def _second_of(time_unix_nano: int) -> bytes:
+    """Return a time up to its seconds. Raises ValueError for one that *format_time* would have to bend."""
+    if not 0 <= time_unix_nano <= MAX_UNIX_NANO:
+        raise ValueError("outside the years 1970 to 9999")
+    return format_time(time_unix_nano)[:19].encode()
 
 
 def _remembered(key: tuple[str, FactKind, str, str, str]) -> tuple[bytes, bytes]:

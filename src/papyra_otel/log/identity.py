@@ -42,6 +42,14 @@ class Identities:
             cell[0] = seq + 1
         return self._writers.get(system) or self.writer(system), seq
 
+    def reserve_run(self, system: str, kind: FactKind, count: int) -> tuple[str, int]:
+        """Return the writer, and the first of the next *count* seqs of a stream."""
+        cell = self._next_seq.get((system, kind)) or self._next_seq.setdefault((system, kind), [0])
+        with self._lock:
+            first = cell[0]
+            cell[0] = first + count
+        return self.writer(system), first
+
     def of(self, fact: Fact) -> tuple[str, int]:
         """Return the identity of *fact*, given now if it has none. ValueError if it is not from here."""
         writer, seq = fact.writer, fact.seq

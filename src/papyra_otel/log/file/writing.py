@@ -14,7 +14,7 @@ from functools import partial
 from papyra_otel import semconv
 from papyra_otel.errors import LogUnavailable
 from papyra_otel.facts import Fact, FactKind
-from papyra_otel.log.codec import encode
+from papyra_otel.log.codec import encode, encode_run
 from papyra_otel.log.contract import FactLog, LogOptions, Mark
 from papyra_otel.log.file.flusher import Flusher
 from papyra_otel.log.file.forks import hold_still_at_forks
@@ -31,6 +31,7 @@ SEGMENT_BYTES_MAX = 64 << 20
 SEGMENT_AGE_SECONDS_MAX = 86_400
 UNSYNCED_BYTES_MAX = 4 << 20
 _WRITE_BYTES_MAX = 1 << 20
+_RUN_FACTS_MAX = 500
 _LOOK_NANOS = 100_000_000  # how long a removed segment may go unnoticed
 _SEGMENT_AGE_NANOS_MAX = SEGMENT_AGE_SECONDS_MAX * 1_000_000_000
 _BIRTHS_MAX = 3
@@ -120,11 +121,36 @@ class FileWriting(FactLog):
                 return partial(self._wait, [(stream, stream.writes) for stream in touched])
         return None
 
+    def _write_new(self, facts: Sequence[Fact]) -> Iterable[Stream]:
+        """Write facts without identities, those of one stream in a row together."""
+        touched: dict[Stream, None] = {}
+        end = 0
+        while end < len(facts):
+            begin, kind, system = end, facts[end].kind, facts[end].system
+            most = min(len(facts), begin + _RUN_FACTS_MAX)
+            while end < most and facts[end].kind is kind and facts[end].system == system:
+                end += 1
+            stream = self._streams.get((system, kind)) or self._new_stream(system, kind)
+            touched[stream] = None
+            writer, seq = self._identities.reserve_run(system, kind, end - begin)
+            lines = encode_run(facts[begin:end], writer, seq)
+            while lines:
+                count = len(lines) if sum(map(len, lines)) <= _WRITE_BYTES_MAX else 1
+                self._write(stream, b"".join(lines[:count]), count, seq, seq + count - 1)
+                seq += count
+                del lines[:count]
+        return touched
+
     def _write_many(self, facts: Sequence[Fact]) -> Iterable[Stream]:
         identity = self._identities.of
+        new = 0
         for fact in facts:
             if fact.writer is not None:
                 identity(fact)
+            else:
+                new += 1
+        if new == len(facts):
+            return self._write_new(facts)
         touched: dict[Stream, None] = {}
         lines: list[bytes] = []
         size = first_seq = next_seq = 0
