@@ -110,7 +110,7 @@ _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
 _recurring: dict[tuple[str, FactKind, str, str, str], tuple[bytes, bytes]] = {}
 _RECURRING_MAX = 1024
-_second: tuple[int, bytes] = (-1, b"")
+_second: tuple[int | None, bytes] = (None, b"")
 _decoder = msgspec.json.Decoder(Line)
 _outline_decoder = msgspec.json.Decoder(Outline)
 _details_decoder = msgspec.json.Decoder(dict[str, Any])
@@ -163,7 +163,7 @@ def encode_run(facts: Sequence[Fact], writer: str, first_seq: int) -> list[bytes
     lines: list[bytes] = []
     name = severity = None
     before = between = second = b""
-    second_number = -1
+    second_number: int | None = None
     for seq, fact in enumerate(facts, first_seq):
         attributes = fact.attributes
         try:
@@ -192,7 +192,7 @@ def encode_run(facts: Sequence[Fact], writer: str, first_seq: int) -> list[bytes
                 _encode(attributes),
             )
         except (ValueError, TypeError, RuntimeError, OverflowError, msgspec.MsgspecError):  # odd: see below
-            name, second_number = None, -1
+            name = second_number = None
             lines.append(encode(fact, writer, seq))
             continue
         line = body + b',"crc":"%08x"}\n' % crc32(b"}", crc32(body))
