@@ -91,6 +91,7 @@ class Forwarder:
         if fact.actor is not None:
             attributes[semconv.ACTOR_ADDRESS] = fact.actor
         attributes[semconv.FACT_KIND] = KIND_TEXTS[fact.kind]
-        if fact.uid is not None:
-            attributes[semconv.LOG_RECORD_UID] = fact.uid
+        uid = fact.uid
+        if uid is not None:
+            attributes[semconv.LOG_RECORD_UID] = uid
         return attributes
