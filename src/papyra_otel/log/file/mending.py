@@ -11,7 +11,7 @@ believed only if
 
 That is proof enough where a seal's digest confirms the whole segment. Where there is none, something else
 than one flipped bit may look like one: for a line of *n* bytes about ``8 * n / 2**32`` of all damage does. Lines up to
-``UNSEALED_LINE_BYTES_MAX`` = 4096 bytes are corrected then: at most 1 in 131,000 of damaged lines would be
+``UNSEALED_LINE_BYTES_MAX`` = 1024 bytes are corrected then: at most 1 in 520,000 of damaged lines would be
 suggested a wrong change at all, before parsing, canonical form and sequence throw most of these out; two flipped bits
 never are, up to 11 KiB. Longer lines are set aside. A byte lost or added shifts the rest, which no single
 bit explains: never corrected.
@@ -30,7 +30,7 @@ from papyra_otel.log.syndrome import flipped_bit
 
 __all__ = ["UNSEALED_LINE_BYTES_MAX", "Fits", "Found", "corrected", "mended"]
 
-UNSEALED_LINE_BYTES_MAX: Final = 4096
+UNSEALED_LINE_BYTES_MAX: Final = 1024
 
 _CLOSING = b',"crc":"00000000"}'
 _DIGITS = slice(8, 16)
