@@ -166,6 +166,8 @@ class _Draft:
         if said.writer != site.name.writer or folder_of_system(said.system) != site.system_folder:
             return False
         if said.kind == SEGMENT_OPEN:
+            if self._seen.header is not None:
+                return False  # a whole one stands elsewhere, and is put in its place
             here = not (region.offset or before) and Header.of(said).number == site.name.number
             after = site.before + 1 if region.after is None else region.after
             return here and (not strict or said.seq + behind == after)
