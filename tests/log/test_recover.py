@@ -247,7 +247,9 @@ def miscorrections(cases: int, seed: int) -> int:
         encode(make_fact(n, attributes={"n": n, "t": text}).identified(WRITER, n))[:-1]
         for n, text in enumerate(texts * 2)
     ]
-    lines = [line for line in lines if len(line) <= mending.UNSEALED_LINE_BYTES_MAX]  # longer ones need a seal
+    lines = [
+        line for line in lines if len(line) <= mending.UNSEALED_LINE_BYTES_MAX
+    ]  # longer ones need a seal
     assert max(map(len, lines)) > 500
     wrong = 0
     for number in range(cases):
