@@ -9,6 +9,7 @@ import pytest
 
 from papyra_otel.facts import FactKind
 from papyra_otel.log.file import FileLog
+from papyra_otel.log.file.fs import OsFileSystem
 from papyra_otel.testing import make_fact
 
 SERVICE = 65_534
@@ -38,3 +39,25 @@ def test_what_root_makes_in_a_public_folder_stays_roots(tmp_path: Path) -> None:
         log.append([make_fact(0, kind=FactKind.EVENT)])
     assert {path.lstat().st_uid for path in (public / "log").rglob("*")} == {0}
     assert (public / "log").lstat().st_uid == 0
+
+
+class Removed(OsFileSystem):
+    """A recovery that comes between creating a file and locking it, once."""
+
+    def __init__(self) -> None:
+        self.path = ""
+
+    def create(self, path: str) -> int:
+        fd = super().create(path)
+        if not self.path:
+            self.path = path
+            os.unlink(path)
+        return fd
+
+
+def test_a_young_segment_that_a_recovery_took_for_a_leftover_is_begun_again(tmp_path: Path) -> None:
+    fs = Removed()
+    with FileLog(tmp_path / "log", fs=fs, reserve_bytes=0) as log:
+        log.append([make_fact(0, kind=FactKind.EVENT)])
+        assert [entry.fact.seq for entry in log.read()] == [0]
+    assert fs.path

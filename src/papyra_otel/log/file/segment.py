@@ -138,6 +138,8 @@ class Segment:
         try:
             if not fs.lock(self.fd):
                 raise NameTaken(errno.EBUSY, "another process has locked a file just created", self._path)
+            if not fs.linked(self.fd):  # a recovery took it for a leftover before it was locked
+                raise NameTaken(errno.ENOENT, "another process removed a file just created", self._path)
             self._write_all(header)
         except BaseException:
             self._discard(self._path + TMP)
