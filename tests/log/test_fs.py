@@ -51,7 +51,7 @@ class Removed(OsFileSystem):
         fd = super().create(path)
         if not self.path:
             self.path = path
-            os.unlink(path)
+            Path(path).unlink()
         return fd
 
 
