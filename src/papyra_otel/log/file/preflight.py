@@ -16,7 +16,7 @@ from papyra_otel.errors import LogTooNew
 from papyra_otel.facts import FactKind
 from papyra_otel.log.file.folder import LogFolder
 from papyra_otel.log.file.fs import FileSystem, error_name
-from papyra_otel.log.file.layout import NOT_SYSTEMS, RESERVE, TMP, system_of_folder
+from papyra_otel.log.file.layout import NOT_SYSTEMS, PROBE, RESERVE, TMP, system_of_folder
 from papyra_otel.log.file.reader import FileSource
 from papyra_otel.log.file.reserve import RESERVE_BYTES
 from papyra_otel.log.retention import Retention
@@ -27,7 +27,6 @@ __all__ = ["preflight"]
 _FREE_BYTES_MIN = 64 << 20
 _FREE_BYTES_ENOUGH = 1 << 30
 _FREE_SHARE_ENOUGH = 0.05
-_PROBE = ".doctor-"
 _SYSTEMS_TOLD_MAX = 5
 
 
@@ -155,7 +154,7 @@ class _Unable(Exception):
 
 def _tried(fs: FileSystem, root: str, new_name: Callable[[], str]) -> Check:
     """Try what recording stands on: locks that exclude others, forcing to the disk, renaming."""
-    path = os.path.join(root, f"{_PROBE}{new_name()}")
+    path = os.path.join(root, f"{PROBE}{new_name()}")
     try:
         _try(fs, root, path)
     except _Unable as unable:
