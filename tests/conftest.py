@@ -11,6 +11,8 @@ from hypothesis import settings
 settings.register_profile("shared machine", deadline=None, print_blob=True)  # timing is never a test
 settings.load_profile("shared machine")
 
+pytest_plugins = ["redis_servers.fixtures"]
+
 
 def missing(what: str) -> None:
     """Skip, saying *what* is missing; fail instead where everything has to be there, as in CI."""
