@@ -7,7 +7,10 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from redis_servers.certificates import Certificates
+from redis_servers.cluster import Cluster
 from redis_servers.flavours import Flavour
+from redis_servers.proxy import Proxy
+from redis_servers.replicated import Replicated
 from redis_servers.server import Option, Server
 
 
@@ -46,3 +49,19 @@ class Lab:
         """Start a Debian Redis that speaks only TLS, and with *mutual_tls* asks for the client's certificate."""
         tls = certificates or self.certificates()
         return self.server(Flavour.REDIS, options, tls=tls, mutual_tls=mutual_tls, **more)
+
+    def proxy(self, server: Server) -> Proxy:
+        """Put a network in front of *server*, faultless at first."""
+        return self._stack.enter_context(closing(Proxy(server.port)))
+
+    def replicated(
+        self, flavour: Flavour = Flavour.VALKEY, options: Mapping[str, Option] | None = None, **more: Any
+    ) -> Replicated:
+        """Start a primary, a replica and three sentinels; see ``Replicated`` for the arguments."""
+        return self._stack.enter_context(closing(Replicated(self._require(flavour), options, **more)))
+
+    def cluster(
+        self, flavour: Flavour = Flavour.VALKEY, options: Mapping[str, Option] | None = None, **more: Any
+    ) -> Cluster:
+        """Form a cluster; see ``Cluster`` for the arguments."""
+        return self._stack.enter_context(closing(Cluster(self._require(flavour), options, **more)))

@@ -130,7 +130,7 @@ def test_a_mutual_tls_server_refuses_strangers(lab: Lab):
 def test_a_certificate_for_another_name_is_refused(lab: Lab):
     server = lab.tls_server(certificates=lab.certificates("elsewhere.invalid"))
     assert server.client(ssl_check_hostname=False).ping()
-    with pytest.raises(redis.ConnectionError, match="(?i)certificate"):
+    with pytest.raises(redis.ConnectionError, match="certificate"):
         server.client().ping()
 
 
