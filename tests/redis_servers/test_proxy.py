@@ -39,7 +39,7 @@ def test_a_faultless_proxy_forwards_everything(server: Server, client: redis.Red
     client.set("blob", blob)
     assert client.get("blob") == blob == server.client().get("blob")
     assert (proxy.accepted, proxy.connections) == (1, 1)
-    client.close()
+    client.connection_pool.disconnect()
     until(lambda: proxy.connections == 0)
 
 

@@ -78,6 +78,7 @@ def test_a_server_may_want_a_user_and_listen_on_a_unix_socket(lab: Lab, flavour:
     server = lab.server(flavour, {"user": users}, username="app", password="se:cr/et", unix=True)
     with redis.Redis.from_url(server.url) as client:
         assert client.acl_whoami() in {"app", b"app"}
+        client.connection_pool.disconnect()
     with pytest.raises(redis.AuthenticationError):
         server.client(password="wrong").ping()
 

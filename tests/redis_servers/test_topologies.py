@@ -88,11 +88,11 @@ def test_a_cluster_spreads_keys_and_moves_a_slot(lab: Lab, flavour: Flavour):
     slot = client.keyslot("key1")
     cluster.begin_migration(slot, to=target)
     assert cluster.move_keys(slot, to=target) == 1
-    with pytest.raises(redis.exceptions.AskError):
+    with pytest.raises(redis.ResponseError, match=str(target.port)):  # ASK
         source.client().get("key1")
     assert client.get("key1") == b"1"
     cluster.end_migration(slot, to=target)
-    with pytest.raises(redis.exceptions.MovedError):
+    with pytest.raises(redis.ResponseError, match=str(target.port)):  # MOVED
         source.client().get("key1")
     assert client.get("key1") == b"1"
 
