@@ -119,11 +119,15 @@ class LogStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a backend can do. Nothing is pretended: what is False raises NotSupported."""
+    """What a backend can do. Nothing is pretended: what is False raises NotSupported.
+
+    *behind_a_network*: appending waits for a server, so it is not for an actor's path.
+    """
 
     backend: str
     durable: bool
     shared_between_processes: bool
+    behind_a_network: bool = False
     scan: bool = False
     recover: bool = False
     compact: bool = False

@@ -15,7 +15,7 @@ from papyra_otel.log.merge import Query
 from papyra_otel.log.retention import Retention
 from papyra_otel.reports import Check, CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 
-__all__ = ["FactLog", "LogOptions", "Mark"]
+__all__ = ["FactLog", "LogOptions", "Lost", "Mark"]
 
 _Log = TypeVar("_Log", bound="FactLog")
 
@@ -34,17 +34,31 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Facts that ``append`` returned for and that the log lost for good: seqs *first* to *last*, both included."""
+
+    system: str
+    writer: str
+    kind: FactKind
+    first: int
+    last: int
+    error_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogOptions:
     """What a process that writes may choose beyond the URL. A backend ignores what does not concern it.
 
     *fsync* is ``never`` (only ``flush`` forces, and not what was sealed before), ``interval`` (every
     *fsync_interval_seconds*, in the background) or ``always`` (before ``append`` returns). *on_mark* is told
-    of every segment that was opened or sealed, while the log is locked: it may only take note.
+    of every segment that was opened or sealed, while the log is locked: it may only take note. So is *on_lost* of
+    facts that the log acknowledged and then lost; without it the next ``flush`` raises LogUnavailable for them, once.
     """
 
     fsync: str = "interval"
     fsync_interval_seconds: float = 0.2
     on_mark: Callable[[Mark], None] | None = None
+    on_lost: Callable[[Lost], None] | None = None
 
 
 class FactLog(ABC):

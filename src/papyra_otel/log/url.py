@@ -17,6 +17,13 @@ ENTRY_POINT_GROUP = "papyra_otel.log"
 _BUILT_IN = {
     "file": ("papyra_otel.log.file", "open_file_log"),
     "memory": ("papyra_otel.log.memory", "open_memory_log"),
+    **dict.fromkeys(
+        (
+            *("redis", "rediss", "unix", "redis+unix"),
+            *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+        ),
+        ("papyra_otel.log.redis", "open_redis_log"),
+    ),
 }
 _Opener = Callable[..., FactLog]
 

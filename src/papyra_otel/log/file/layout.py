@@ -14,14 +14,14 @@ for lack of space is called ``<name>.removing``. Nothing else belongs here.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from typing import NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from papyra_otel.errors import ConfigError
 from papyra_otel.facts import FactKind
+from papyra_otel.log.naming import folder_of_system, is_whole_name, system_of_folder
 from papyra_otel.payload import redact_url
 
 __all__ = [
@@ -51,7 +51,6 @@ TMP = ".tmp"
 REMOVING = ".removing"
 KIND_FOLDERS = {kind.plural: kind for kind in FactKind}
 _SEGMENT = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{16})-(\d{6,})\.ndjson", re.ASCII)
-_FOLDER_CHARS_MAX = 200
 
 
 class SegmentName(NamedTuple):
@@ -76,27 +75,6 @@ class SegmentName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.stamp}-{self.writer}-{self.number:06d}.ndjson"
-
-
-def folder_of_system(system: str) -> str:
-    """Return the folder name of *system*: itself where that is safe, percent-encoded where not."""
-    name = quote(system, safe="", errors="backslashreplace").replace("~", "%7E") or "%"
-    if name.startswith("."):
-        name = "%2E" + name[1:]
-    if len(name) <= _FOLDER_CHARS_MAX:
-        return name
-    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
-    return f"{name[:_FOLDER_CHARS_MAX].rpartition('%')[0] or name[:_FOLDER_CHARS_MAX]}~{digest}"
-
-
-def system_of_folder(folder: str) -> str:
-    """Return the system that *folder* belongs to; for a very long name, its beginning."""
-    return "" if folder == "%" else unquote(folder.partition("~")[0])
-
-
-def is_whole_name(folder: str) -> bool:
-    """Say whether *folder* holds the system's whole name, not only its beginning."""
-    return "~" not in folder
 
 
 def root_of_url(url: str) -> str:

@@ -1,0 +1,340 @@
+"""What is written: batches of lines, each by one script that stores every fact once and notices a server that forgot.
+
+A server may forget what it acknowledged: a failover to a replica that had not received it, a restart without its
+files, a flush. The next append tells, because the fence is behind; what was acknowledged lately is kept in memory
+(``Recent``) and sent again, in order, before anything new. What is too old for that is lost, and told to *on_lost*.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import redis
+
+from papyra_otel import semconv
+from papyra_otel.errors import LogUnavailable
+from papyra_otel.facts import Fact, FactKind
+from papyra_otel.log.codec import encode
+from papyra_otel.log.contract import Lost, Mark
+from papyra_otel.log.identity import Identities
+from papyra_otel.log.redis.address import Address, Durability
+from papyra_otel.log.redis.fence import field_of
+from papyra_otel.log.redis.keys import KINDS, EntryId, Tag, index_key
+from papyra_otel.log.redis.scripts import run
+from papyra_otel.log.redis.trouble import unavailable
+from papyra_otel.log.redis.wire import Command, Reply, Wire
+from papyra_otel.log.seqset import SeqSet
+
+__all__ = ["BATCH_BYTES_MAX", "BATCH_FACTS_MAX", "RECENT_BYTES_MAX", "RECENT_FACTS_MAX", "Appending"]
+
+BATCH_FACTS_MAX = 500
+BATCH_BYTES_MAX = 1 << 20
+RECENT_FACTS_MAX = 10_000
+RECENT_BYTES_MAX = 8 << 20
+_ROUNDS_MAX = 3
+
+_Numbered = tuple[int, bytes]  # seq, line
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What is known of one writer's facts of one kind. *acknowledged* is the last seq, -1 before the first."""
+
+    acknowledged: int = -1
+    stored: SeqSet = field(default_factory=SeqSet)
+    recent: deque[_Numbered] = field(default_factory=deque[_Numbered])
+    records: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Writer:
+    """One system's writer: where it writes, and how far it came. *seen_ms* is the server's time of the last append."""
+
+    id: str
+    system: str
+    tag: Tag
+    streams: dict[FactKind, _Stream] = field(default_factory=lambda: {kind: _Stream() for kind in KINDS})
+    seen_ms: int = -1
+    listed: bool = False
+
+
+class Appending:
+    """Sends facts. One batch at a time; any thread may call. Remembers per system how far it came.
+
+    *lost* is told what the server acknowledged and lost for good, while the lock is held.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        wire: Wire,
+        identities: Identities,
+        *,
+        lost: Callable[[Lost], None],
+        mark: Callable[[Mark], None] | None,
+        clock: Callable[[], int],
+        recent_facts_max: int = RECENT_FACTS_MAX,
+        recent_bytes_max: int = RECENT_BYTES_MAX,
+    ) -> None:
+        self._address = address
+        self._wire = wire
+        self._identities = identities
+        self._lost = lost
+        self._mark = mark
+        self._clock = clock
+        self._recent_facts_max = recent_facts_max
+        self._recent_bytes_max = recent_bytes_max
+        self.after_fork_in_child()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: what was sent was the parent's."""
+        self._lock = threading.RLock()
+        self._writers: dict[str, _Writer] = {}
+        self._order: deque[tuple[_Stream, int]] = deque()  # what is recent, oldest first
+        self._recent_bytes = 0
+
+    def append(self, facts: Sequence[Fact]) -> None:
+        """See ``FactLog.append``."""
+        with self._lock:
+            for fact in facts:
+                self._identities.check(fact)
+            for system, some in _by_system(facts):
+                writer = self._writer(system)
+                for batch in _batches(self._numbered(writer, some)):
+                    self._append(writer, batch)
+
+    def appended(self) -> dict[tuple[str, FactKind], tuple[int, int]]:
+        """See ``FactLog.appended``."""
+        return {
+            (writer.system, kind): (stream.records, stream.size_bytes)
+            for writer in list(self._writers.values())
+            for kind, stream in writer.streams.items()
+            if stream.records
+        }
+
+    def seal(self, *, sealed: bool = True) -> None:
+        """Note on the server that the writers here end in order; or, not *sealed*, that they live.
+
+        Raises LogUnavailable.
+        """
+        with self._lock:
+            for writer in self._writers.values():
+                fields = [
+                    field_of(writer.id, kind)
+                    for kind, stream in writer.streams.items()
+                    if stream.acknowledged >= 0
+                ]
+                if fields:
+                    reply, _ = run(self._wire, "seal", [writer.tag.fence], [int(sealed), *fields])
+                    self._raise(reply)
+                    if sealed:
+                        self._mark_all(writer, semconv.LOG_SEALED)
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    def _writer(self, system: str) -> _Writer:
+        known = self._writers.get(system)
+        if known is None:
+            writer = self._identities.writer(system)
+            shard = int(writer[:8], 16) % self._address.shards
+            tag = Tag.new(self._address.prefix, system, shard)
+            known = self._writers[system] = _Writer(writer, system, tag)
+        return known
+
+    def _numbered(self, writer: _Writer, facts: Sequence[Fact]) -> Iterator[tuple[FactKind, int, bytes]]:
+        for fact in facts:
+            known = self._identities.identified(fact)
+            seq = known.seq or 0
+            stream = writer.streams[known.kind]
+            if seq < stream.acknowledged and seq not in stream.stored:
+                raise ValueError(
+                    f"{known.uid} was reserved before facts that are stored already: append in the order of reserving"
+                )
+            yield known.kind, seq, encode(known)
+
+    def _append(self, writer: _Writer, batch: dict[FactKind, list[_Numbered]]) -> None:
+        trusted = False
+        for _ in range(_ROUNDS_MAX):
+            reply = self._sent(writer, batch, trusted=trusted)
+            if reply[0] == b"ok":
+                self._learn(writer, batch, reply)
+                return
+            self._send_again(writer, [int(seq) for seq in reply[1:4]])
+            trusted = True
+        raise LogUnavailable(
+            f"{self._address.shown}: the server forgets what it acknowledged again and again",
+            error_type="rollback",
+        )
+
+    def _sent(self, writer: _Writer, batch: dict[FactKind, list[_Numbered]], *, trusted: bool) -> Reply:
+        self._list(writer)
+        arguments: list[object] = [
+            writer.id,
+            writer.system.encode(errors="backslashreplace"),
+            int(trusted),
+            writer.seen_ms,
+        ]
+        for kind in KINDS:
+            lines = batch.get(kind, [])
+            arguments += [len(lines), writer.streams[kind].acknowledged]
+            for numbered in lines:
+                arguments += numbered
+        keys = [*map(writer.tag.stream, KINDS), writer.tag.fence, writer.tag.meta]
+        reply, behind = run(self._wire, "append", keys, arguments, *self._waiting())
+        self._raise(reply)
+        if behind and reply[0] == b"ok":
+            self._check_durable(behind[0])
+        return reply
+
+    def _waiting(self) -> list[Command]:
+        address = self._address
+        milliseconds = int(address.wait_timeout_seconds * 1000)
+        if address.durability is Durability.WAIT:
+            return [("WAIT", address.replicas, milliseconds)]
+        if address.durability is Durability.AOF:
+            return [("WAITAOF", 1, address.replicas, milliseconds)]
+        return []
+
+    def _check_durable(self, reply: Reply) -> None:
+        self._raise(reply)
+        wanted = [self._address.replicas]
+        reached = [reply]
+        if self._address.durability is Durability.AOF:
+            wanted, reached = [1, *wanted], list(reply)
+        if any(have < want for have, want in zip(reached, wanted, strict=True)):
+            raise LogUnavailable(
+                f"{self._address.shown}: stored, but within {self._address.wait_timeout_seconds:g} s only "
+                f"{reached} of {wanted} confirmed it (durability={self._address.durability.value}); it is tried again",
+                error_type="not_durable",
+            )
+
+    def _raise(self, reply: Reply) -> None:
+        if isinstance(reply, redis.RedisError):
+            raise unavailable(self._address.shown, reply)
+
+    def _list(self, writer: _Writer) -> None:
+        """See to it that readers find this system."""
+        if not writer.listed:
+            key = index_key(self._address.prefix)
+            (reply,) = self._wire.send(key, [("SADD", key, writer.tag.name)])
+            self._raise(reply)
+            writer.listed = True
+
+    def _learn(self, writer: _Writer, batch: dict[FactKind, list[_Numbered]], reply: Reply) -> None:
+        for kind, last in zip(KINDS, reply[1:4], strict=True):
+            stream = writer.streams[kind]
+            first = stream.acknowledged < 0 and bool(batch.get(kind))
+            for seq, line in batch.get(kind, []):
+                if stream.stored.add(seq):
+                    stream.records += 1
+                    stream.size_bytes += len(line)
+                    stream.acknowledged = max(stream.acknowledged, seq)
+                    self._keep(stream, seq, line)
+            if last:
+                writer.seen_ms = max(writer.seen_ms, EntryId.parse(last).milliseconds)
+            if first:
+                self._mark_one(writer, kind, semconv.LOG_OPENED)
+
+    # --- what the server forgot --------------------------------------------------------------------------
+
+    def _keep(self, stream: _Stream, seq: int, line: bytes) -> None:
+        stream.recent.append((seq, line))
+        self._order.append((stream, seq))
+        self._recent_bytes += len(line)
+        while len(self._order) > self._recent_facts_max or self._recent_bytes > self._recent_bytes_max:
+            oldest, _ = self._order.popleft()
+            self._recent_bytes -= len(oldest.recent.popleft()[1])
+
+    def _send_again(self, writer: _Writer, fences: list[int]) -> None:
+        """Send what was acknowledged and is not there, as far as it is still known; tell what is lost."""
+        writer.listed = False
+        again: dict[FactKind, list[_Numbered]] = {}
+        for kind, fence in zip(KINDS, fences, strict=True):
+            stream = writer.streams[kind]
+            if fence < stream.acknowledged:
+                again[kind] = [numbered for numbered in stream.recent if numbered[0] > fence]
+        flat = ((kind, seq, line) for kind, lines in again.items() for seq, line in lines)
+        for some in _batches(flat):
+            reply = self._sent(writer, some, trusted=True)
+            if reply[0] != b"ok":
+                raise LogUnavailable(
+                    f"{self._address.shown}: the server forgot once more", error_type="rollback"
+                )
+        for kind, fence in zip(KINDS, fences, strict=True):
+            self._tell_lost(writer, kind, fence)
+
+    def _tell_lost(self, writer: _Writer, kind: FactKind, fence: int) -> None:
+        stream = writer.streams[kind]
+        until = stream.recent[0][0] - 1 if stream.recent else stream.acknowledged
+        for first, last in stream.stored.ranges():
+            begin, end = max(first, fence + 1), min(last, until)
+            if begin <= end:
+                self._lost(
+                    Lost(
+                        system=writer.system,
+                        writer=writer.id,
+                        kind=kind,
+                        first=begin,
+                        last=end,
+                        error_type="rollback",
+                    )
+                )
+
+    # --- marks -------------------------------------------------------------------------------------------
+
+    def _mark_all(self, writer: _Writer, name: str) -> None:
+        for kind, stream in writer.streams.items():
+            if stream.acknowledged >= 0:
+                self._mark_one(writer, kind, name)
+
+    def _mark_one(self, writer: _Writer, kind: FactKind, name: str) -> None:
+        if self._mark is None:
+            return
+        stream = writer.streams[kind]
+        self._mark(
+            Mark(
+                name=name,
+                system=writer.system,
+                kind=kind,
+                writer=writer.id,
+                seq=stream.acknowledged,
+                time_unix_nano=self._clock(),
+                attributes={
+                    semconv.FACT_KIND: kind.value,
+                    semconv.BACKEND_TYPE: "redis",
+                    semconv.SEGMENT_RECORDS: stream.records,
+                    semconv.SEGMENT_LAST_SEQ: stream.acknowledged,
+                    semconv.SEGMENT_BYTES: stream.size_bytes,
+                },
+            )
+        )
+
+
+def _by_system(facts: Sequence[Fact]) -> Iterator[tuple[str, list[Fact]]]:
+    if len({fact.system for fact in facts}) == 1:
+        yield facts[0].system, list(facts)
+        return
+    for system, some in groupby(sorted(facts, key=lambda fact: fact.system), key=lambda fact: fact.system):
+        yield system, list(some)
+
+
+def _batches(
+    numbered: Iterator[tuple[FactKind, int, bytes]],
+) -> Iterator[dict[FactKind, list[_Numbered]]]:
+    """Cut what is to be sent so that no script runs for long."""
+    batch: dict[FactKind, list[_Numbered]] = {}
+    count = size_bytes = 0
+    for kind, seq, line in numbered:
+        if count >= BATCH_FACTS_MAX or (count and size_bytes + len(line) > BATCH_BYTES_MAX):
+            yield batch
+            batch, count, size_bytes = {}, 0, 0
+        batch.setdefault(kind, []).append((seq, line))
+        count += 1
+        size_bytes += len(line)
+    if batch:
+        yield batch

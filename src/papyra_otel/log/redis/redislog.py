@@ -1,0 +1,152 @@
+"""The Redis log: what is written (``appending``), what is read (``survey``), and how it is looked after."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+from papyra_otel.errors import LogUnavailable
+from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
+from papyra_otel.log.contract import FactLog, LogOptions, Lost
+from papyra_otel.log.identity import Identities
+from papyra_otel.log.merge import Query, read_merged, stats_of
+from papyra_otel.log.redis.address import Address, parse_address
+from papyra_otel.log.redis.appending import Appending
+from papyra_otel.log.redis.survey import Survey
+from papyra_otel.log.redis.wire import connect
+from papyra_otel.log.retention import Retention
+
+__all__ = ["RedisLog", "open_redis_log"]
+
+
+def open_redis_log(url: str, *, system: str | None, retention: Retention, options: LogOptions) -> RedisLog:
+    """Open a log in Redis or Valkey; see ``parse_address`` for the URLs."""
+    return RedisLog(parse_address(url), system=system, retention=retention, options=options)
+
+
+class RedisLog(FactLog):
+    """See ``FactLog`` for the promises and ``keys`` for what is where.
+
+    ``append`` returns when the server confirmed as much as the address's durability asks for. Every call
+    waits at most for the address's timeouts; nothing is tried again here. A forked child writes as a new writer.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        system: str | None = None,
+        retention: Retention | None = None,
+        options: LogOptions | None = None,
+        clock: Callable[[], int] = time.time_ns,
+        new_writer: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        self._address = address
+        self._options = options or LogOptions()
+        self._system = system
+        self._retention = retention or Retention()
+        self._clock = clock
+        self._identities = Identities(new_writer)
+        self._losses: list[Lost] = []
+        self._closed = False
+        self._connect()
+        _open_logs.add(self)
+
+    def _connect(self) -> None:
+        self._wire = connect(self._address)
+        self._survey = Survey(self._address, self._wire)
+        self._appending = Appending(
+            self._address,
+            self._wire,
+            self._identities,
+            lost=self._options.on_lost or self._losses.append,
+            mark=self._options.on_mark,
+            clock=self._clock,
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Durable as far as the server is, and any number of processes on any number of hosts may write at once."""
+        return Capabilities(
+            backend="redis", durable=True, shared_between_processes=True, behind_a_network=True
+        )
+
+    def prepare(self) -> None:
+        """Connect, and see that the server takes writes. Raises LogUnavailable with the remedy."""
+        self._check_open()
+        self._survey.tags(self._system)
+
+    def reserve(self, system: str, kind: FactKind) -> tuple[str, int]:
+        """See FactLog."""
+        return self._identities.reserve(system, kind)
+
+    def append(self, facts: Sequence[Fact], /) -> None:
+        """See FactLog."""
+        self._check_open()
+        self._appending.append(facts)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def select(self, query: Query) -> Iterator[Entry]:
+        """See FactLog."""
+        self._check_open()
+        return read_merged(
+            self._survey.sources(self._system, query.kinds), query, self._retention, self._clock
+        )
+
+    def stats(self) -> LogStats:
+        """See FactLog."""
+        self._check_open()
+        return stats_of(self._survey.sources(self._system))
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """See FactLog."""
+        with suppress(LogUnavailable):
+            self._appending.seal()
+
+    def appended(self) -> dict[tuple[str, FactKind], tuple[int, int]]:
+        """See FactLog."""
+        return self._appending.appended()
+
+    def flush(self) -> None:
+        """See FactLog. What ``append`` returned for is as safe as it gets; this tells what the server lost since."""
+        self._check_open()
+        lost, self._losses[:] = list(self._losses), []
+        if lost:
+            shown = ", ".join(f"{each.writer}-{each.kind}-{each.first}..{each.last}" for each in lost[:5])
+            raise LogUnavailable(
+                f"{self._address.shown}: the server lost facts that it had acknowledged: {shown}",
+                error_type="rollback",
+            )
+
+    def close(self) -> None:
+        """See FactLog."""
+        if not self._closed:
+            self._closed = True
+            self.seal()
+            self._wire.close()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: connections and what was sent are the parent's."""
+        self._connect()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogUnavailable("this log was closed; open it again", error_type="closed")
+
+
+_open_logs: weakref.WeakSet[RedisLog] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for log in list(_open_logs):
+        log.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
