@@ -25,7 +25,10 @@ UNDERSTOOD: list[tuple[str, dict[str, Any]]] = [
     ("redis://:pw@h", {"username": None, "password": "pw"}),
     ("redis://ada:p%40s%2Fs%3A%3F%23@h", {"username": "ada", "password": "p@s/s:?#"}),
     ("redis://ada:a:b@h", {"username": "ada", "password": "a:b"}),
-    ("rediss://h?tls_ca=/ca.pem&tls_hostname=false", {"tls": True, "tls_ca": "/ca.pem", "tls_hostname": False}),
+    (
+        "rediss://h?tls_ca=/ca.pem&tls_hostname=false",
+        {"tls": True, "tls_ca": "/ca.pem", "tls_hostname": False},
+    ),
     ("unix:///run/redis.sock", {"path": "/run/redis.sock", "hosts": ()}),
     ("redis+unix://ada:x@/run/r%20s.sock", {"path": "/run/r s.sock", "username": "ada"}),
     (

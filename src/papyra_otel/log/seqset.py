@@ -32,11 +32,16 @@ class SeqSet:
 
     def append_range(self, first: int, last: int) -> None:
         """Add *first* to *last*, all above what is there."""
-        if self._ends and self._ends[-1] == first - 1:
-            self._ends[-1] = last
+        self.append(first)
+        self._ends[-1] = last
+
+    def append(self, seq: int) -> None:
+        """Add *seq*, above what is there."""
+        if self._ends and self._ends[-1] == seq - 1:
+            self._ends[-1] = seq
         else:
-            self._starts.append(first)
-            self._ends.append(last)
+            self._starts.append(seq)
+            self._ends.append(seq)
 
     def add(self, seq: int) -> bool:
         """Add *seq*; say whether it is new."""

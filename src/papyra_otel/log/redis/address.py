@@ -17,6 +17,7 @@ __all__ = ["OPTIONS", "Address", "Durability", "Topology", "parse_address"]
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 SHARDS_MAX: Final = 64
+_WAIT_SECONDS: Final = 1.0
 
 
 class Topology(str, Enum):
@@ -70,7 +71,7 @@ class Address:
     client_name: str = "papyra-otel"
     connect_timeout_seconds: float = 2.0
     timeout_seconds: float = 5.0
-    wait_timeout_seconds: float = 1.0
+    wait_timeout_seconds: float = _WAIT_SECONDS
 
     def __repr__(self) -> str:
         shown = (f"{f.name}={_masked(f.name, getattr(self, f.name))!r}" for f in fields(self))
@@ -112,6 +113,8 @@ def parse_address(url: str) -> Address:
     if "#" in rest + query:
         raise wrong("has a fragment; write # as %23")
     found: dict[str, Any] = {"topology": topology, "tls": tls} | _options(query, wrong)
+    if "timeout_seconds" in found:
+        found.setdefault("wait_timeout_seconds", min(_WAIT_SECONDS, found["timeout_seconds"] / 2))
     credentials, at, rest = rest.rpartition("@")
     if at:
         username, _, password = credentials.partition(":")

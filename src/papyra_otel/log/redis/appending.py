@@ -46,7 +46,6 @@ class _Stream:
 
     acknowledged: int = -1
     stored: SeqSet = field(default_factory=SeqSet)
-    recent: deque[_Numbered] = field(default_factory=deque[_Numbered])
     records: int = 0
     size_bytes: int = 0
 
@@ -95,8 +94,8 @@ class Appending:
         """Begin anew: what was sent was the parent's."""
         self._lock = threading.RLock()
         self._writers: dict[str, _Writer] = {}
-        self._order: deque[tuple[_Stream, int]] = deque()  # what is recent, oldest first
-        self._recent_bytes = 0
+        self._recent: deque[tuple[_Stream, list[_Numbered]]] = deque()  # oldest first
+        self._recent_facts = self._recent_bytes = 0
 
     def append(self, facts: Sequence[Fact]) -> None:
         """See ``FactLog.append``."""
@@ -120,7 +119,7 @@ class Appending:
     def seal(self, *, sealed: bool = True) -> None:
         """Note on the server that the writers here end in order; or, not *sealed*, that they live.
 
-        Raises LogUnavailable.
+        The latter also lists their systems again, should the index have been lost. Raises LogUnavailable.
         """
         with self._lock:
             for writer in self._writers.values():
@@ -129,7 +128,10 @@ class Appending:
                     for kind, stream in writer.streams.items()
                     if stream.acknowledged >= 0
                 ]
+                if not sealed:
+                    writer.listed = False
                 if fields:
+                    self._list(writer)
                     reply, _ = run(self._wire, "seal", [writer.tag.fence], [int(sealed), *fields])
                     self._raise(reply)
                     if sealed:
@@ -228,27 +230,36 @@ class Appending:
     def _learn(self, writer: _Writer, batch: dict[FactKind, list[_Numbered]], reply: Reply) -> None:
         for kind, last in zip(KINDS, reply[1:4], strict=True):
             stream = writer.streams[kind]
-            first = stream.acknowledged < 0 and bool(batch.get(kind))
-            for seq, line in batch.get(kind, []):
-                if stream.stored.add(seq):
-                    stream.records += 1
-                    stream.size_bytes += len(line)
-                    stream.acknowledged = max(stream.acknowledged, seq)
-                    self._keep(stream, seq, line)
+            lines = [numbered for numbered in batch.get(kind, ()) if numbered[0] > stream.acknowledged]
             if last:
                 writer.seen_ms = max(writer.seen_ms, EntryId.parse(last).milliseconds)
-            if first:
+            if not lines:
+                continue
+            is_first = stream.acknowledged < 0
+            for seq, _ in lines:
+                stream.stored.append(seq)
+            stream.acknowledged = lines[-1][0]
+            stream.records += len(lines)
+            stream.size_bytes += self._keep(stream, lines)
+            if is_first:
                 self._mark_one(writer, kind, semconv.LOG_OPENED)
 
     # --- what the server forgot --------------------------------------------------------------------------
 
-    def _keep(self, stream: _Stream, seq: int, line: bytes) -> None:
-        stream.recent.append((seq, line))
-        self._order.append((stream, seq))
-        self._recent_bytes += len(line)
-        while len(self._order) > self._recent_facts_max or self._recent_bytes > self._recent_bytes_max:
-            oldest, _ = self._order.popleft()
-            self._recent_bytes -= len(oldest.recent.popleft()[1])
+    def _keep(self, stream: _Stream, lines: list[_Numbered]) -> int:
+        """Keep *lines* in case that the server forgets them; return their size in bytes."""
+        size_bytes = _size_of(lines)
+        self._recent.append((stream, lines))
+        self._recent_facts += len(lines)
+        self._recent_bytes += size_bytes
+        while self._recent_facts > self._recent_facts_max or self._recent_bytes > self._recent_bytes_max:
+            _, oldest = self._recent.popleft()
+            self._recent_facts -= len(oldest)
+            self._recent_bytes -= _size_of(oldest)
+        return size_bytes
+
+    def _recent_of(self, stream: _Stream) -> list[_Numbered]:
+        return [numbered for owner, lines in self._recent if owner is stream for numbered in lines]
 
     def _send_again(self, writer: _Writer, fences: list[int]) -> None:
         """Send what was acknowledged and is not there, as far as it is still known; tell what is lost."""
@@ -257,7 +268,7 @@ class Appending:
         for kind, fence in zip(KINDS, fences, strict=True):
             stream = writer.streams[kind]
             if fence < stream.acknowledged:
-                again[kind] = [numbered for numbered in stream.recent if numbered[0] > fence]
+                again[kind] = [numbered for numbered in self._recent_of(stream) if numbered[0] > fence]
         flat = ((kind, seq, line) for kind, lines in again.items() for seq, line in lines)
         for some in _batches(flat):
             reply = self._sent(writer, some, trusted=True)
@@ -270,7 +281,8 @@ class Appending:
 
     def _tell_lost(self, writer: _Writer, kind: FactKind, fence: int) -> None:
         stream = writer.streams[kind]
-        until = stream.recent[0][0] - 1 if stream.recent else stream.acknowledged
+        recent = self._recent_of(stream)
+        until = recent[0][0] - 1 if recent else stream.acknowledged
         for first, last in stream.stored.ranges():
             begin, end = max(first, fence + 1), min(last, until)
             if begin <= end:
@@ -313,6 +325,10 @@ class Appending:
                 },
             )
         )
+
+
+def _size_of(lines: list[_Numbered]) -> int:
+    return sum(len(line) for _, line in lines)
 
 
 def _by_system(facts: Sequence[Fact]) -> Iterator[tuple[str, list[Fact]]]:

@@ -67,7 +67,7 @@ class Node:
     def send(self, commands: Sequence[Command]) -> list[Reply]:
         """See ``Wire.send``."""
         with translated(self.shown), self._connection() as connection:
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command([_packed(commands)])
             replies: list[Reply] = []
             for _ in commands:
                 try:
@@ -123,6 +123,17 @@ class Node:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.disconnect()
+
+
+def _packed(commands: Sequence[Command]) -> bytes:
+    """Return *commands* as the protocol has them, in one piece: a batch is sent with one call of the kernel."""
+    pieces: list[bytes] = []
+    for command in commands:
+        pieces.append(b"*%d\r\n" % len(command))
+        for argument in command:
+            data = argument if type(argument) is bytes else str(argument).encode()
+            pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(pieces)
 
 
 # --- making connections ------------------------------------------------------------------------------
