@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from urllib.parse import urlencode
 
 import pytest
 
@@ -95,9 +96,8 @@ class TestLogOverTls(LogContract):
             client.flushall()
         tls = tls_server.tls
         assert tls is not None
-        settings = tls.client_settings(mutual=True)
-        files = f"tls_ca={settings['ssl_ca_certs']}&tls_cert={settings['ssl_certfile']}&tls_key={settings['ssl_keyfile']}"
-        return maker(f"{tls_server.url.replace('127.0.0.1', 'localhost')}?{files}")
+        files = {"tls_ca": tls.authority, "tls_cert": tls.client, "tls_key": tls.client_key}
+        return maker(f"{tls_server.url.replace('127.0.0.1', 'localhost')}?{urlencode(files)}")
 
 
 @pytest.mark.redis
