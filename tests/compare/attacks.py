@@ -30,5 +30,12 @@ ATTACKS = {
     "retention_age": "`max_age` of an hour, 10 facts recorded by a running system just now: readable",
     "retention_compact": "the same after compaction",
     "append": "append one record at a time: records per second, as a ratio",
+    "redis_away": "Redis is not there: of 20 asks answered",
+    "redis_flushed": "somebody flushes Redis after 500 acknowledged records, 500 more: records readable",
+    "redis_newest": "60,000 events in Redis: the newest ten are read",
+    "redis_scan": "the first of 5,000 entries is damaged: the scan reports it",
+    "redis_age": "`max_age` of an hour, 100 records of yesterday in Redis: left after compaction",
+    "redis_groups": "compaction while a consumer group has read nothing yet: records of 1,000 that it never gets",
+    "redis_append": "append to Redis: records per second, as a ratio",
     "last_ten": "the newest 10 dead letters of 5,000 records: time, as a ratio",
 }

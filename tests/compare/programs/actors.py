@@ -1,8 +1,8 @@
 # ruff: noqa: T201 - what it prints is what the tests compare
 """A small actor system under one attack, recorded by papyra itself or by us.
 
-Arguments: who records (papyra, ours), the folder, the attack, and how many actors. Prints how much of the
-program's own work was done: asks that were answered.
+Arguments: who records (papyra, ours), the folder or the URL of a Redis, the attack, and how many actors. Prints how
+much of the program's own work was done: asks that were answered.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from papyra.persistence.backends.retention import RetentionPolicy
 from papyra.persistence.json import JsonFilePersistence
 
 sys.dont_write_bytecode = True  # with files of 16 KiB at most it would leave broken ones
-who, folder, attack, count = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+who, place, attack, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 FILE_BYTES_MAX = 16_384
 HOUR_SECONDS = 3600
 
@@ -32,12 +32,17 @@ class Echo(Actor):
 
 def persistence():
     """papyra's own, or nothing: then we record from outside."""
+    if who == "papyra" and place.startswith("redis:"):
+        from papyra.persistence.backends.redis import RedisStreamsConfig, RedisStreamsPersistence
+
+        return {"persistence": RedisStreamsPersistence(RedisStreamsConfig(url=place, system_id="shop"))}
     if who == "papyra":
         retention = RetentionPolicy(max_age_seconds=HOUR_SECONDS) if attack == "age" else None
-        return {"persistence": JsonFilePersistence(folder / "papyra.ndjson", retention_policy=retention)}
+        return {"persistence": JsonFilePersistence(Path(place) / "papyra.ndjson", retention_policy=retention)}
     import papyra_otel
 
-    papyra_otel.enable(f"file://{folder}/facts", runtimes=("papyra",), audit_interval="1h", messages="off")
+    url = place if place.startswith("redis:") else f"file://{place}/facts"
+    papyra_otel.enable(url, runtimes=("papyra",), audit_interval="1h", messages="off")
     return {}
 
 
