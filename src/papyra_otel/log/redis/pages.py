@@ -20,7 +20,7 @@ from papyra_otel.log.redis.wire import Reply, Wire
 __all__ = ["Pages", "StoredEntry", "line_of", "parse_entries", "writer_of"]
 
 _FIRST_COUNT = 32
-_COUNT_MAX = 1000
+_COUNT_MAX = 256  # of lines up to 1 MiB: what one reply may take
 _PAGE_BYTES = 1 << 20
 _KEPT_BYTES_MAX = 8 << 20
 _MARKER = b'{"v":1,"writer":"'
