@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from papyra_otel import semconv
-from papyra_otel.errors import LogUnavailable
+from papyra_otel.errors import LogTooNew, LogUnavailable
 from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log import LogOptions
+from papyra_otel.log.codec import sign
 from papyra_otel.log.contract import Lost, Mark
 from papyra_otel.log.redis.address import parse_address
 from papyra_otel.log.redis.redislog import RedisLog
@@ -297,3 +298,21 @@ def test_the_fence_says_how_far_each_writer_came(redis_server: Server) -> None:
                 assert (fence.seq, fence.low, fence.sealed) == (len(entries) - 1, 0, False)
         assert sum(map(len, lines.values())) == 9
     assert all(fence.sealed for fence in opened(redis_server.url)._survey.sites(None)[0].fence)
+
+
+# --- a newer version ----------------------------------------------------------------------------------------
+
+
+def test_a_newer_versions_line_is_told_before_recording_and_stops_readers(redis_server: Server) -> None:
+    with opened(redis_server.url) as log:
+        log.append([event(0)])
+        log.prepare()
+        ((_, fields),) = redis_server.client().xrange(KEY)
+        newer = sign(fields[b"data"].partition(b',"crc":')[0].replace(b'{"v":1,', b'{"v":12,') + b"}")
+        redis_server.client().xadd(KEY, {"data": newer})
+        log.append([event(1)])
+        redis_server.client().xadd(KEY, {"data": newer})
+        with pytest.raises(LogTooNew):
+            log.prepare()
+        with pytest.raises(LogTooNew):
+            list(log.read())

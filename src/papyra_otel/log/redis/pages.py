@@ -6,6 +6,7 @@ Readers go through it about side by side, so what was fetched for one is kept fo
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ _PAGE_BYTES = 1 << 20
 _KEPT_BYTES_MAX = 8 << 20
 _MARKER = b'{"v":1,"writer":"'
 _WRITER = slice(len(_MARKER), len(_MARKER) + 16)
+_NEWER = re.compile(rb'\{"v":\d{1,9},"writer":"([0-9a-f]{16})"')
 
 
 class StoredEntry(NamedTuple):
@@ -49,8 +51,9 @@ def line_of(entry: StoredEntry) -> bytes | None:
 
 
 def writer_of(line: bytes) -> bytes:
-    """Return what stands where a line's writer stands."""
-    return line[_WRITER]
+    """Return what stands where a line's writer stands, whatever the line's version."""
+    newer = None if line.startswith(_MARKER) else _NEWER.match(line)
+    return line[_WRITER] if newer is None else newer[1]
 
 
 def parse_entries(reply: Reply) -> list[StoredEntry]:
@@ -152,7 +155,7 @@ class Pages:
             lines = sorted([*lines, *restored])
         by_writer: dict[bytes, list[tuple[EntryId, bytes]]] = {}
         for item in lines:
-            by_writer.setdefault(item[1][_WRITER], []).append(item)
+            by_writer.setdefault(writer_of(item[1]), []).append(item)
         return _Page(after, until, by_writer, sum(len(line) for _, line in lines))
 
     def _keep(self, page: _Page) -> None:

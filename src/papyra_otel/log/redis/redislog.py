@@ -9,8 +9,9 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from papyra_otel.errors import LogUnavailable
+from papyra_otel.errors import LineDamaged, LogUnavailable
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
+from papyra_otel.log.codec import parse
 from papyra_otel.log.contract import FactLog, LogOptions, Lost
 from papyra_otel.log.identity import Identities
 from papyra_otel.log.merge import Query, read_merged, stats_of
@@ -76,9 +77,11 @@ class RedisLog(FactLog):
         )
 
     def prepare(self) -> None:
-        """Connect, and see that the server takes writes. Raises LogUnavailable with the remedy."""
+        """Connect. Raises LogUnavailable with the remedy, LogTooNew when a stream's newest entry is a newer version's."""
         self._check_open()
-        self._survey.tags(self._system)
+        for line in self._survey.newest_lines(self._system):
+            with suppress(LineDamaged):
+                parse(line.removesuffix(b"\n"))
 
     def reserve(self, system: str, kind: FactKind) -> tuple[str, int]:
         """See FactLog."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
+
 from papyra_otel.facts import FactKind
 from papyra_otel.log.redis.address import Address
 from papyra_otel.log.redis.fence import Fence, parse_fence
 from papyra_otel.log.redis.keys import KINDS, Tag, index_key, tag_of_key
 from papyra_otel.log.redis.meta import Meta, parse_meta
-from papyra_otel.log.redis.pages import Pages
+from papyra_otel.log.redis.pages import Pages, line_of, parse_entries
 from papyra_otel.log.redis.source import RedisSource
 from papyra_otel.log.redis.trouble import unavailable
 from papyra_otel.log.redis.wire import Reply, Wire
@@ -111,6 +112,16 @@ class Survey:
                 if fence.kind in wanted and fence.records
             ]
         return found
+
+    def newest_lines(self, system: str | None) -> Iterator[bytes]:
+        """Yield the last line of each stream; of a key of another type, none."""
+        for tag in self.tags(system):
+            replies = self._wire.send(
+                tag.fence, [("XREVRANGE", tag.stream(kind), "+", "-", "COUNT", 1) for kind in KINDS]
+            )
+            for reply in replies:
+                if not isinstance(reply, redis.RedisError):
+                    yield from filter(None, map(line_of, parse_entries(reply)))
 
     def pages(self, site: Site, kind: FactKind) -> Pages:
         """Return a reading of one stream."""
