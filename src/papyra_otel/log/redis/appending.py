@@ -18,7 +18,7 @@ import redis
 from papyra_otel import semconv
 from papyra_otel.errors import LogUnavailable
 from papyra_otel.facts import Fact, FactKind
-from papyra_otel.log.codec import encode
+from papyra_otel.log.codec import encode, encode_run
 from papyra_otel.log.contract import Lost, Mark
 from papyra_otel.log.identity import Identities
 from papyra_otel.log.redis.address import Address, Durability
@@ -104,7 +104,7 @@ class Appending:
                 self._identities.check(fact)
             for system, some in _by_system(facts):
                 writer = self._writer(system)
-                for batch in _batches(self._numbered(writer, some)):
+                for batch in _batches(self._numbered(some)):
                     self._append(writer, batch)
 
     def appended(self) -> dict[tuple[str, FactKind], tuple[int, int]]:
@@ -148,16 +148,26 @@ class Appending:
             known = self._writers[system] = _Writer(writer, system, tag)
         return known
 
-    def _numbered(self, writer: _Writer, facts: Sequence[Fact]) -> Iterator[tuple[FactKind, int, bytes]]:
-        for fact in facts:
-            known = self._identities.identified(fact)
-            seq = known.seq or 0
-            stream = writer.streams[known.kind]
-            if seq < stream.acknowledged and seq not in stream.stored:
-                raise ValueError(
-                    f"{known.uid} was reserved before facts that are stored already: append in the order of reserving"
-                )
-            yield known.kind, seq, encode(known)
+    def _numbered(self, facts: Sequence[Fact]) -> Iterator[tuple[FactKind, int, bytes]]:
+        for (kind, is_new), run_of in groupby(facts, key=lambda fact: (fact.kind, fact.writer is None)):
+            some = list(run_of)
+            for begin in range(0, len(some), BATCH_FACTS_MAX):
+                batch = some[begin : begin + BATCH_FACTS_MAX]
+                numbered = self._new(kind, batch) if is_new else map(self._given, batch)
+                for seq, line in numbered:
+                    yield kind, seq, line
+
+    def _new(self, kind: FactKind, facts: Sequence[Fact]) -> Iterator[_Numbered]:
+        writer, first = self._identities.reserve_run(facts[0].system, kind, len(facts))
+        return enumerate(encode_run(facts, writer, first), first)
+
+    def _given(self, fact: Fact) -> _Numbered:
+        stream, seq = self._writer(fact.system).streams[fact.kind], fact.seq or 0
+        if seq < stream.acknowledged and seq not in stream.stored:
+            raise ValueError(
+                f"{fact.uid} was reserved before facts that are stored already: append in the order of reserving"
+            )
+        return seq, encode(fact)
 
     def _append(self, writer: _Writer, batch: dict[FactKind, list[_Numbered]]) -> None:
         trusted = False

@@ -77,7 +77,7 @@ class RedisLog(FactLog):
         )
 
     def prepare(self) -> None:
-        """Connect. Raises LogUnavailable with the remedy, LogTooNew when a stream's newest entry is a newer version's."""
+        """Connect. Raises LogUnavailable with the remedy, LogTooNew when a newer version wrote last."""
         self._check_open()
         for line in self._survey.newest_lines(self._system):
             with suppress(LineDamaged):
