@@ -124,14 +124,8 @@ class Pages:
         page = self._new_page(entries, place, backward=backward, last=len(reply) < count)
         if page is None:
             return None
-        grown = (
-            count * 2
-            if page.size_bytes < _PAGE_BYTES // 2
-            else count // 2
-            if page.size_bytes > _PAGE_BYTES
-            else count
-        )
-        self._count[backward] = min(max(grown, 1), _COUNT_MAX)
+        fitting = _PAGE_BYTES * len(entries) // max(page.size_bytes, 1)
+        self._count[backward] = max(1, min(2 * count, fitting, _COUNT_MAX))
         self._keep(page)
         return page
 
