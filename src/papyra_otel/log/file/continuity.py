@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from papyra_otel.facts import FactKind
-from papyra_otel.log.file.marks import SeqRange
+from papyra_otel.log.file.marks import Header, SeqRange
 from papyra_otel.log.file.summary import Summary
 from papyra_otel.reports import Anomaly
 
-__all__ = ["Explanations", "judge", "overlaps"]
+__all__ = ["Explanations", "judge", "overlaps", "own_header"]
 
 _Range = tuple[int, int]
 
@@ -58,6 +58,14 @@ def judge(summaries: Iterable[Summary], explanations: Explanations) -> Iterator[
             yield last.anomaly("unclean_shutdown", "not sealed, and its writer is gone")
 
 
+def own_header(summary: Summary) -> Header | None:
+    """Return the header of a segment, if it is its own: not that of a file that was put in its place."""
+    header, name = summary.header, summary.name
+    if header is None or (header.writer, header.number) != (name.writer, name.number):
+        return None
+    return header
+
+
 def overlaps(summaries: Iterable[Summary]) -> Iterator[tuple[Summary, Summary, list[_Range], bool]]:
     """Yield pairs of one writer's segments that hold facts of the same seqs, which, and whether that is right.
 
@@ -96,8 +104,8 @@ def _unknown(summary: Summary) -> bool:
 
 def _announced(summary: Summary) -> int | None:
     """Return the first seq that a segment was begun for, if its own header says so."""
-    header = summary.header
-    return header.first_seq if header is not None and header.number == summary.name.number else None
+    header = own_header(summary)
+    return None if header is None else header.first_seq
 
 
 # --- holes ----------------------------------------------------------------------------------------------

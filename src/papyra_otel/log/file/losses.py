@@ -2,13 +2,17 @@
 
 What a segment's own quarantine file already explains does not count while the segment is still as it was: a run that
 was cut short is then planned again just as it was the first time.
+
+One run settles everything, by construction: segments are planned in order, each tells lost what is missing where it
+stands, and the last one of them whatever else is missing by then, up to the highest seq that anything in the
+writer's segments, as they will be, shows to have been given: just what a scan would ask for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from papyra_otel.log.file.continuity import Explanations
+from papyra_otel.log.file.continuity import Explanations, own_header
 from papyra_otel.log.file.layout import system_of_folder
 from papyra_otel.log.file.marks import Header, SeqRange
 from papyra_otel.log.file.quarantine import quarantine_name
@@ -34,6 +38,8 @@ class Losses:
         self._explained = explained
         self._kept = kept
         self._corrected = SeqSet()
+        self._lost: list[_Range] = []
+        self._reach = -1
 
     def unexplained(self, explanations: Explanations) -> bool:
         """Say whether a scan finds facts missing."""
@@ -46,13 +52,16 @@ class Losses:
             for seq in range(first, last + 1):
                 self._corrected.add(seq)
 
-    def site(self, at: int) -> Site:
-        """Return what is known around the segment at *at*."""
+    def told(self, lost: Iterable[_Range], reach: int) -> None:
+        """Note that facts are told lost, and a seq that is known to have been given."""
+        self._lost.extend(lost)
+        self._reach = max(self._reach, reach)
+
+    def site(self, at: int, *, rest: bool) -> Site:
+        """Return what is known around the segment at *at*; *rest*: none of those behind it is planned."""
         summary = self._segments[at]
         known = [found[-1][1] for found in (each.ranges for each in self._segments[:at]) if found]
         after = self._follower(at)
-        numbers = {each.name.number for each in self._segments[:at]}
-        previous = summary.header.previous if summary.header is not None else None
         return Site(
             name=summary.name,
             kind=summary.kind,
@@ -61,33 +70,33 @@ class Losses:
             before=max(known, default=-1),
             until=None if after is None else after.first_seq,
             witnessed=None if after is None or after.previous is None else after.predecessor,
-            gone_before=not numbers or (previous is not None and previous not in numbers),
-            missing=lambda digest: self._missing(summary, digest),
+            missing=lambda digest, reach: self._missing(summary, digest, reach),
+            rest=rest,
         )
 
     def _follower(self, at: int) -> Header | None:
         """Return the header of the next segment if it is its own, and follows this one as far as it says."""
         if at + 1 == len(self._segments):
             return None
-        header, name = self._segments[at + 1].header, self._segments[at + 1].name
-        if header is None or (header.writer, header.number) != (name.writer, name.number):
+        header = own_header(self._segments[at + 1])
+        if header is None or header.previous not in {None, self._segments[at].name.number}:
             return None
-        return header if header.previous in {None, self._segments[at].name.number} else None
+        return header
 
-    def _missing(self, summary: Summary, digest: str) -> list[_Range]:
+    def _missing(self, summary: Summary, digest: str, reach: int) -> list[_Range]:
         own = quarantine_name(summary.kind.plural, summary.name, digest)
         others = [each for name, found in self._kept.items() if name != own for each in found]
         explanations = Explanations([*self._explained, *others])
-        headers = [each.header.first_seq - 1 for each in self._segments if each.header is not None]
-        end = max(self._end(), *headers) if headers else self._end()
+        explained = explanations.of(summary.name.writer, summary.kind)
         return self._gaps(
-            [*explanations.of(summary.name.writer, summary.kind), *self._corrected.ranges()], end
+            [*explained, *self._corrected.ranges(), *self._lost], max(self._end(), self._reach, reach)
         )
 
     def _end(self) -> int:
         """Return the highest seq that is known to have been given."""
         ends = [each.ranges[-1][1] for each in self._segments if each.ranges]
         ends += [hole.last for each in self._segments for hole in each.holes]
+        ends += [header.first_seq - 1 for header in map(own_header, self._segments) if header is not None]
         return max(ends, default=-1)
 
     def _gaps(self, explained: Iterable[_Range], end: int) -> list[_Range]:
@@ -104,9 +113,12 @@ class Losses:
         return gaps
 
     def _unseen(self, end: int) -> Iterator[_Range]:
-        """Yield what may stand in segments that cannot be read, or by this version: what is between others'."""
+        """Yield what may stand in segments that cannot be read, or by this version, or are being written.
+
+        That is what is between others'.
+        """
         for at, segment in enumerate(self._segments):
-            if "unreadable" in segment.tally.counts or segment.scan.newer_bytes:
+            if segment.alive or "unreadable" in segment.tally.counts or segment.scan.newer_bytes:
                 before = [found[-1][1] for found in (each.ranges for each in self._segments[:at]) if found]
                 after = [found[0][0] for found in (each.ranges for each in self._segments[at + 1 :]) if found]
                 yield max(before, default=-1) + 1, min(after, default=end + 1) - 1

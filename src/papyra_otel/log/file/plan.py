@@ -9,7 +9,7 @@ names the digests of those it replaces.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,6 +36,7 @@ __all__ = ["Plan", "plan_segment"]
 
 _MENDED_BYTES_MAX = 4 << 20  # longer damage, or in more lines, is no flipped bits
 _MENDED_LINES_MAX = 10_000
+_SEQ_MAX = (1 << 63) - 1
 _Range = tuple[int, int]
 
 
@@ -43,7 +44,8 @@ _Range = tuple[int, int]
 class Plan:
     """The *edits*, ordered and apart, of a segment of *size_bytes* whose bytes have *digest*.
 
-    *corrected* are the seqs of facts that were damaged and will be good again.
+    *corrected* are the seqs of facts that were damaged and will be good again, *lost* those that are told to be
+    lost from now on, *reach* is the highest seq that the new segment shows to have been given.
     """
 
     size_bytes: int
@@ -53,6 +55,8 @@ class Plan:
     quarantined_bytes: int
     repaired_lines: int
     corrected: tuple[_Range, ...]
+    lost: tuple[_Range, ...]
+    reach: int
 
     @property
     def rewrites(self) -> bool:
@@ -97,9 +101,16 @@ class _Draft:
         self.seals = list(seen.seals)
         self._has_header = seen.header is not None
         self._corrected = SeqSet()
+        self._lost: list[_Range] = []
+        self._first_seq = seen.first_seq
         self._content_end = seen.content_end
         self._spans = self._bytes = self._repaired = 0
         self._records = seen.records
+        self._again = [span for span in seen.more_headers if self._repeats_header(span)]
+        moved = [span for _, span in seen.moves]
+        if seen.header is not None and seen.header.offset:
+            moved.append(seen.header)
+        self._leaving = {span.end for span in (*seen.equals, *self._again, *moved)}
         self._fitting: tuple[str, FoundSeal | None] | None = None
 
     # --- damage
@@ -130,6 +141,8 @@ class _Draft:
             fits=partial(self._fits, region, strict),
             line_bytes_max=UNSEALED_LINE_BYTES_MAX if strict else LINE_BYTES_MAX,
         )
+        if strict:
+            found = _each_once(found)
         self._end_line_before(region)
         for each in found:
             begin = region.offset + each.offset
@@ -156,6 +169,7 @@ class _Draft:
         self._content_end = max(self._content_end, begin + found.length)
         if line.kind == SEGMENT_OPEN:
             self._has_header = True
+            self._first_seq = line.seq
         else:
             self._records += 1
             self._corrected.add(line.seq)
@@ -186,7 +200,7 @@ class _Draft:
         return follows or (region.after is not None and seq == region.after - 1 - behind)
 
     def _end_line_before(self, region: Region) -> None:
-        if region.unended:
+        if region.unended and region.offset not in self._leaving:
             self._add(region.offset, 0, b"\n", ("lost_newline",))
             self._repaired += 1
 
@@ -207,24 +221,23 @@ class _Draft:
     def _order(self) -> _Draft:
         """Put lines back in their place and take second copies out."""
         seen = self._seen
-        gone = {span.end for span in seen.equals} | {span.end for _, span in seen.moves}
-        header = seen.header
-        if header is not None and header.offset:
-            self._move(header, 0, "head_missing")
-            gone.add(header.end)
-        for span in seen.more_headers:
-            if header is not None and self._data(span).rstrip() == self._data(header).rstrip():
-                self._set_aside(span.offset, span.end, ("duplicate",))
-                gone.add(span.end)
+        if seen.header is not None and seen.header.offset:
+            self._move(seen.header, 0, "head_missing")
+        for span in self._again:
+            self._set_aside(span.offset, span.end, ("duplicate",))
         for span in seen.equals:
             self._set_aside(span.offset, span.end, ("duplicate",))
             self._records -= 1
         for target, span in seen.moves:
             self._move(span, target, "out_of_order")
-        for offset in sorted(seen.unended - gone):
+        for offset in sorted(seen.unended - self._leaving):
             self._add(offset, 0, b"\n", ("lost_newline",))
             self._repaired += 1
         return self
+
+    def _repeats_header(self, span: Span) -> bool:
+        header = self._seen.header
+        return header is not None and self._data(span).rstrip() == self._data(header).rstrip()
 
     def _move(self, span: Span, target: int, anomaly: str) -> None:
         line = self._data(span)
@@ -262,6 +275,8 @@ class _Draft:
             quarantined_bytes=self._bytes,
             repaired_lines=self._repaired,
             corrected=tuple(self._corrected.ranges()),
+            lost=tuple(self._lost),
+            reach=self._reach(),
         )
 
     def _sealed_with(self) -> tuple[str, FoundSeal | None]:
@@ -335,7 +350,17 @@ class _Draft:
     def _last_seq(self) -> int:
         if self._seen.seqs or self._corrected:
             return max(self._seen.seqs.last, self._corrected.last)
-        return self._site.before if self._seen.first_seq is None else self._seen.first_seq - 1
+        return self._site.before if self._first_seq is None else self._first_seq - 1
+
+    def _reach(self) -> int:
+        """Return the highest seq that the segment, its seals and the next one's header show to have been given."""
+        begun = -1 if self._first_seq is None else self._first_seq - 1
+        return max(self._last_seq(), begun, *self._expected(), -1)
+
+    def _expected(self) -> list[int]:
+        """Return which seqs its seals, and the next segment's header, say came last."""
+        expected = [seal.said.last_seq for seal in self.seals if seal.said.last_seq is not None]
+        return expected if self._site.until is None else [*expected, self._site.until - 1]
 
     def _mark(self, kind: str, name: str, seq: int, attributes: dict[str, object]) -> bytes:
         """Return a header or seal that says it was made by recovery; it depends on nothing but the segment."""
@@ -360,30 +385,44 @@ class _Draft:
     def _evidence(self, digest: str) -> Iterator[Edit]:
         """Yield edits that change nothing but say which facts were lost where."""
         holes = self._holes()
-        missing = self._site.missing(digest) if holes else []
+        missing = self._site.missing(digest, self._reach()) if holes else []
         for first, last, offset in holes:
-            lost = [
-                str(SeqRange(self._site.name.writer, self._site.kind, *found))
-                for found in _without(_within(missing, first, last), self._corrected)
-            ]
+            known = sorted([*self._corrected.ranges(), *self._lost])
+            lost = list(_without(_within(missing, first, last), known))
             if lost:
-                yield Edit(offset, 0, b"", ("gap",), tuple(lost))
+                self._lost += lost
+                texts = (str(SeqRange(self._site.name.writer, self._site.kind, *found)) for found in lost)
+                yield Edit(offset, 0, b"", ("gap",), tuple(texts))
 
     def _holes(self) -> list[tuple[int, int, int]]:
-        seen, site = self._seen, self._site
-        holes = list(seen.holes)
-        if site.gone_before and seen.first_seq is not None:
-            holes.insert(0, (site.before + 1, seen.first_seq - 1, 0))
-        expected = [seal.said.last_seq for seal in self.seals if seal.said.last_seq is not None]
-        if site.until is not None:
-            expected.append(site.until - 1)
+        holes = list(self._seen.holes)
         end = min((seal.offset for seal in self.seals), default=self._size)
-        if expected:
-            holes.append((self._last_seq() + 1, max(expected), max(end, 0)))
-        return [hole for hole in holes if hole[0] <= hole[1]]
+        expected = max(self._expected(), default=-1)
+        if self._last_seq() < expected:
+            holes.append((self._last_seq() + 1, expected, end))
+        if self._site.rest:
+            holes.append((0, _SEQ_MAX, end))
+        return holes
 
     def _sorted(self) -> list[Edit]:
         return [edit for *_, edit in sorted(self._edits, key=_place)]
+
+
+def _each_once(found: Sequence[Found]) -> list[Found]:
+    """Return *found* with each line once: where damaged lines become the same one, the first; where not quite, none."""
+    first: dict[tuple[str, str, int], Outline] = {}
+    again: list[Outline] = []
+    doubtful: list[Outline] = []
+    for line in (each.line for each in found):
+        if line is None:
+            continue
+        before = first.setdefault((line.writer, line.kind, line.seq), line)
+        if before is not line:
+            again.append(line)
+            if before != line:
+                doubtful.append(before)
+    no = {id(line) for line in (*again, *doubtful)}
+    return [Found(each.offset, each.length) if id(each.line) in no else each for each in found]
 
 
 def _place(each: tuple[int, int, Edit]) -> tuple[int, int]:
@@ -418,12 +457,13 @@ def _within(ranges: Iterable[_Range], first: int, last: int) -> Iterator[_Range]
             yield max(begin, first), min(end, last)
 
 
-def _without(ranges: Iterable[_Range], taken: SeqSet) -> Iterator[_Range]:
+def _without(ranges: Iterable[_Range], taken: Sequence[_Range]) -> Iterator[_Range]:
+    """Yield *ranges* without what is *taken*, which ascends."""
     for first, last in ranges:
         begin = first
-        for gone_first, gone_last in _within(taken.ranges(), first, last):
+        for gone_first, gone_last in _within(taken, first, last):
             if begin < gone_first:
                 yield begin, gone_first - 1
-            begin = gone_last + 1
+            begin = max(begin, gone_last + 1)
         if begin <= last:
             yield begin, last

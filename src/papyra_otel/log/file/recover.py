@@ -35,7 +35,7 @@ from papyra_otel.log.file.replace import remove_leftover, replace_file
 from papyra_otel.log.file.scan import Scanned, scan_log
 from papyra_otel.log.file.strays import strays
 from papyra_otel.log.file.summary import Summary, opened
-from papyra_otel.log.file.survey import TooNew
+from papyra_otel.log.file.survey import Site, TooNew
 from papyra_otel.reports import (
     ANOMALY_SEVERITIES,
     Progress,
@@ -138,8 +138,9 @@ class _Recovery:
         work = [each for each in self._work(scanned) if self._may_touch(each[0].system_folder)]
         total = sum(summary.size_bytes for summary, _, _ in work)
         done = 0
-        for summary, group, at in work:
-            self._recover(summary, group, at)
+        for number, (summary, group, at) in enumerate(work, 1):
+            rest = number == len(work) or work[number][1] is not group
+            self._recover(summary, group, group.site(at, rest=rest))
             done += summary.size_bytes
             if progress is not None:
                 progress(Progress(done_bytes=done, total_bytes=total, place=summary.place))
@@ -269,7 +270,7 @@ class _Recovery:
 
     # --- one segment
 
-    def _recover(self, summary: Summary, group: Losses, at: int) -> None:
+    def _recover(self, summary: Summary, group: Losses, site: Site) -> None:
         path = os.path.join(self._folder.root, summary.place)
         try:
             with opened(self._fs, path) as fd:
@@ -277,10 +278,11 @@ class _Recovery:
                 if not free:
                     self._skipped.append(Skipped(place=summary.place, reason="somebody holds it now"))
                     return
-                plan = plan_segment(self._fs, fd, group.site(at), self._mode)
+                plan = plan_segment(self._fs, fd, site, self._mode)
                 group.corrected(plan.corrected)
                 if plan.edits:
                     self._apply(summary, plan, fd, path)
+                group.told(plan.lost, plan.reach)
         except TooNew:
             self._skipped.append(
                 Skipped(place=summary.place, reason="written by a newer version: nothing of it is touched")

@@ -30,9 +30,9 @@ class Site:
     """What is known of a segment from around it.
 
     *before* is the highest seq in the writer's earlier segments (-1), *until* the first one that the next
-    segment's header expects, *witnessed* the digest it says this segment was sealed with. *gone_before* says
-    that the segment before it is not there. *missing* tells which seqs are nowhere, for no reason other than what
-    this very segment's quarantine says, given the digest of the segment as a whole.
+    segment's header expects, *witnessed* the digest it says this segment was sealed with. *missing* tells which
+    seqs, up to one given, are nowhere, for no reason other than what this very segment's quarantine says, given the
+    digest of the segment as a whole. *rest* says that whatever is missing by then is to be told lost here.
     """
 
     name: SegmentName
@@ -42,8 +42,8 @@ class Site:
     before: int
     until: int | None
     witnessed: str | None
-    gone_before: bool
-    missing: Callable[[str], list[_Range]]
+    missing: Callable[[str, int], list[_Range]]
+    rest: bool = False
 
 
 @dataclass(slots=True)
@@ -169,6 +169,8 @@ class Survey:
             if own:
                 self.first_seq = said.first_seq
                 if not self.records:
+                    if said.first_seq > self._highest + 1:
+                        self.holes.append((self._highest + 1, said.first_seq - 1, 0))
                     self._highest = max(said.first_seq - 1, -1)
                     self._meet(said.first_seq)
         else:
