@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from log.examples import (
 from papyra_otel import semconv
 from papyra_otel.errors import LineDamaged, LogTooNew
 from papyra_otel.facts import Fact, FactKind
+from papyra_otel.log import codec
 from papyra_otel.log.codec import (
     LINE_BYTES_MAX,
     SEGMENT_OPEN,
@@ -187,16 +189,111 @@ SAME_STREAM = st.builds(
 )
 
 
-@given(st.lists(SAME_STREAM, max_size=6), st.sampled_from([0, 5, 2**40]))
+USUAL = st.builds(
+    Fact,
+    kind=st.just(FactKind.EVENT),
+    name=st.sampled_from(["papyra.a", "papyra.ü"]),
+    time_unix_nano=st.integers(10**18, 10**18 + 999_999_999),
+    system=st.just("s"),
+    actor=TEXT,
+    severity=st.sampled_from(["INFO", "WARN"]),
+    trace_id=st.none() | st.just("0af7651916cd43dd8448eb211c80319c"),
+    span_id=st.none() | st.just("b7ad6b7169203331"),
+    attributes=st.dictionaries(TEXT, PLAIN_VALUES, min_size=1, max_size=3),
+)
+
+
+def one_by_one(facts: list[Fact], first_seq: int) -> bytes:
+    return b"".join(encode(fact, WRITER, seq) for seq, fact in enumerate(facts, first_seq))
+
+
+@given(
+    st.lists(USUAL, max_size=24),
+    st.lists(st.tuples(st.integers(0, 24), SAME_STREAM), max_size=3),
+    st.sampled_from([0, 5, 2**40]),
+)
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_a_run_is_encoded_as_its_facts_are_one_by_one(facts: list[Fact], first_seq: int) -> None:
-    alone = [encode(fact, WRITER, seq) for seq, fact in enumerate(facts, first_seq)]
-    assert encode_run(facts, WRITER, first_seq) == alone
+def test_a_run_is_encoded_as_its_facts_are_one_by_one(
+    facts: list[Fact], others: list[tuple[int, Fact]], first_seq: int
+) -> None:
+    for at, other in others:
+        facts.insert(at, other)
+    assert encode_run(facts, WRITER, first_seq) == one_by_one(facts, first_seq)
+
+
+def usual(count: int, **members: Any) -> list[Fact]:
+    fact = make_fact(1, attributes={"text": "x", "share": 0.5, "yes": True})
+    return [msgspec.structs.replace(fact, **({"time_unix_nano": 10**18 + n} | members)) for n in range(count)]
+
+
+def test_usual_facts_are_encoded_together_and_an_odd_one_between_them_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    odd = msgspec.structs.replace(usual(1)[0], actor=None)
+    later = [msgspec.structs.replace(fact, time_unix_nano=2 * 10**18) for fact in usual(10)]
+    facts = [*usual(10), odd, *usual(10, trace_id="0" * 32), *later]
+    wanted = one_by_one(facts, 3)
+    alone: list[Fact] = []
+
+    def noted(fact: Fact, writer: str | None = None, seq: int | None = None) -> bytes:
+        alone.append(fact)
+        return encode(fact, writer, seq)
+
+    monkeypatch.setattr(codec, "encode", noted)
+    assert encode_run(facts, WRITER, 3) == wanted
+    assert alone == [odd]
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"attributes": {"share": float("inf")}},
+        {"attributes": {"share": float("nan"), "none": None}},
+        {"attributes": {"many": 2**63}},
+        {"attributes": {"many": 2**64}},
+        {"attributes": {1: "x"}},
+        {"attributes": {Text("x"): "x"}},
+        {"attributes": {"x": Text("x")}},
+        {"attributes": {"x": b"x"}},
+        {"attributes": {"x": ["x", 1]}},
+        {"attributes": {"x": {"y": 1}}},
+        {"attributes": {"x": "\ud800"}},
+        {"attributes": {}},
+        {"attributes": MappingProxyType({"x": "x"})},
+        {"actor": None},
+        {"actor": "\ud800"},
+        {"name": Text("papyra.a")},
+        {"time_unix_nano": -1},
+        {"time_unix_nano": 5},
+        {"time_unix_nano": 999_999_999},
+        {"time_unix_nano": 10**18 + 10**9},
+        {"time_unix_nano": 10**21},
+        {"time_unix_nano": 1e18},
+        {"trace_id": "0af7651916cd43dd8448eb211c80319c"},
+        {"span_id": "b7ad6b7169203331"},
+        {"span_id": ""},
+    ],
+    ids=repr,
+)
+def test_whatever_is_odd_about_one_fact_changes_no_byte_of_a_run(members: dict[str, Any]) -> None:
+    for at in (0, 5, 9):
+        facts = usual(10)
+        facts[at] = msgspec.structs.replace(facts[at], **members)
+        assert encode_run(facts, WRITER, 7) == one_by_one(facts, 7)
+    all_of_them = usual(10, **members)
+    assert encode_run(all_of_them, WRITER, 7) == one_by_one(all_of_them, 7)
 
 
 def test_a_long_fact_within_a_run_is_cut_and_its_neighbours_are_not() -> None:
-    facts = [make_fact(n, attributes={"long": "x" * size}) for n, size in enumerate((1, 1 << 20, 1))]
-    assert encode_run(facts, WRITER, 7) == [encode(fact, WRITER, seq) for seq, fact in enumerate(facts, 7)]
+    facts = usual(10)
+    empty = len(encode(usual(1, attributes={"long": ""})[0], WRITER, 12))
+    for size in (1 << 20, LINE_BYTES_MAX - empty, LINE_BYTES_MAX - empty + 1):
+        facts[5] = usual(1, attributes={"long": "x" * size})[0]
+        assert encode_run(facts, WRITER, 7) == one_by_one(facts, 7)
 
 
 @given(st.dictionaries(TEXT, PLAIN_VALUES, max_size=4), ODD_VALUES)

@@ -43,6 +43,29 @@ def segments(log: FileLog) -> list[Path]:
     return sorted(Path(log.root).rglob("*.ndjson"))
 
 
+def test_a_large_batch_goes_to_the_kernel_a_mebibyte_at_a_time(opened: Callable[..., FileLog]) -> None:
+    sizes: list[int] = []
+
+    class Fs(OsFileSystem):
+        def write(self, fd: int, data: bytes, /) -> int:  # type: ignore[override]
+            sizes.append(len(data))
+            return os.write(fd, data)
+
+    log = opened(fs=Fs())
+    line_bytes = len(encode(event(0, attributes={"n": 10, "t": ""}).identified("0" * 16, 10)))
+    exactly = (1 << 20) - line_bytes
+    texts = ["x" * size for size in [60_000] * 40 + [exactly, 5, exactly, exactly, 7]]
+    log.append([event(0, attributes={"n": n, "t": text}) for n, text in enumerate(texts, 10)])
+    log.close()
+    (path,) = segments(log)
+    header, *pieces, seal = sizes
+    assert max(pieces) <= 1 << 20
+    assert len(pieces) == 3 + 5
+    facts = path.read_bytes()[header:-seal].splitlines(keepends=True)
+    assert [checked_by_hand(line)["attributes"]["t"] for line in facts] == texts
+    assert [checked_by_hand(line)["seq"] for line in facts] == list(range(len(texts)))
+
+
 class Clock:
     """Nanoseconds since the epoch, moved by the test."""
 

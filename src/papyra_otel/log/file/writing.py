@@ -7,9 +7,10 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
 
 from papyra_otel import semconv
 from papyra_otel.errors import LogUnavailable
@@ -31,7 +32,7 @@ SEGMENT_BYTES_MAX = 64 << 20
 SEGMENT_AGE_SECONDS_MAX = 86_400
 UNSYNCED_BYTES_MAX = 4 << 20
 _WRITE_BYTES_MAX = 1 << 20
-_RUN_FACTS_MAX = 500
+_RUN_FACTS_MAX = 1000
 _LOOK_NANOS = 100_000_000  # how long a removed segment may go unnoticed
 _SEGMENT_AGE_NANOS_MAX = SEGMENT_AGE_SECONDS_MAX * 1_000_000_000
 _BIRTHS_MAX = 3
@@ -124,33 +125,22 @@ class FileWriting(FactLog):
     def _write_new(self, facts: Sequence[Fact]) -> Iterable[Stream]:
         """Write facts without identities, those of one stream in a row together."""
         touched: dict[Stream, None] = {}
-        end = 0
-        while end < len(facts):
-            begin, kind, system = end, facts[end].kind, facts[end].system
-            most = min(len(facts), begin + _RUN_FACTS_MAX)
-            while end < most and facts[end].kind is kind and facts[end].system == system:
-                end += 1
+        for run in _runs(facts):
+            system, kind = run[0].system, run[0].kind
             stream = self._streams.get((system, kind)) or self._new_stream(system, kind)
             touched[stream] = None
-            writer, seq = self._identities.reserve_run(system, kind, end - begin)
-            lines = encode_run(facts[begin:end], writer, seq)
-            while lines:
-                count = len(lines) if sum(map(len, lines)) <= _WRITE_BYTES_MAX else 1
-                self._write(stream, b"".join(lines[:count]), count, seq, seq + count - 1)
-                seq += count
-                del lines[:count]
+            writer, seq = self._identities.reserve_run(system, kind, len(run))
+            for data, records in _pieces(encode_run(run, writer, seq), len(run)):
+                self._write(stream, data, records, seq, seq + records - 1)
+                seq += records
         return touched
 
     def _write_many(self, facts: Sequence[Fact]) -> Iterable[Stream]:
         identity = self._identities.of
-        new = 0
-        for fact in facts:
-            if fact.writer is not None:
-                identity(fact)
-            else:
-                new += 1
-        if new == len(facts):
+        if {fact.writer for fact in facts} == {None}:
             return self._write_new(facts)
+        for fact in facts:
+            self._identities.check(fact)
         touched: dict[Stream, None] = {}
         lines: list[bytes] = []
         size = first_seq = next_seq = 0
@@ -483,3 +473,27 @@ _REMEDIES: dict[type[OSError], str] = {
     NotADirectoryError: "a file is where a folder should be: move it, or choose another log URL",
     PermissionError: "give this user the folder, or choose another log URL",
 }
+
+
+def _runs(facts: Sequence[Fact]) -> Iterator[Sequence[Fact]]:
+    """Yield facts of one stream in a row, at most so many at a time."""
+    if len({fact.kind for fact in facts}) == len({fact.system for fact in facts}) == 1:
+        runs = [facts]
+    else:
+        runs = [list(run) for _, run in groupby(facts, lambda fact: (fact.kind, fact.system))]
+    for run in runs:
+        for begin in range(0, len(run), _RUN_FACTS_MAX):
+            yield run[begin : begin + _RUN_FACTS_MAX]
+
+
+def _pieces(lines: bytes, count: int) -> Iterator[tuple[bytes, int]]:
+    """Yield *lines*, of which there are *count*, some at a time, and how many. None is longer than a piece may be."""
+    begin = 0
+    while len(lines) - begin > _WRITE_BYTES_MAX:
+        end = lines.rfind(b"\n", begin, begin + _WRITE_BYTES_MAX) + 1
+        piece = lines[begin:end]
+        records = piece.count(b"\n")
+        yield piece, records
+        count -= records
+        begin = end
+    yield lines[begin:], count
