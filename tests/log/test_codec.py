@@ -373,6 +373,29 @@ def test_keys_with_a_mind_of_their_own_do_no_harm() -> None:
     checked_by_hand(encode(with_attributes({"odd": {Key("key"): 1}, "h": {"x": Hostile()}})))
 
 
+def test_what_was_encoded_last_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, odd = {"share": 0.5, "text": "漢"}, {"share": math.inf, "text": "x"}
+    looked_at: list[object] = []
+    is_plain = codec._plain
+
+    def noted(attributes: Mapping[str, Any]) -> bool:
+        looked_at.append(attributes)
+        return is_plain(attributes)
+
+    monkeypatch.setattr(codec, "_plain", noted)
+    encode(with_attributes(plain))
+    assert faithful(plain) == plain
+    assert faithful(plain) is not plain
+    assert len(looked_at) == 1
+    assert faithful(dict(plain)) == plain  # equal, but not the same
+    assert len(looked_at) == 2
+    encode(with_attributes(odd))
+    assert faithful(odd)["share"] != math.inf
+    surrogate = {"text": "\ud800"}
+    encode(with_attributes(surrogate))
+    assert faithful(surrogate)["text"] != "\ud800"
+
+
 def test_faithful_gives_what_encode_would_write() -> None:
     given_attributes = {"a": "\ud800", "b": [1, 2], "c": ("x",), "d": "plain"}
     assert faithful(given_attributes) == decode(encode(with_attributes(given_attributes))[:-1]).attributes

@@ -116,6 +116,9 @@ _TOGETHER_MIN = 8  # fewer are encoded one by one at less cost
 _SIMPLE: frozenset[type[Any]] = frozenset({str, bool, float})
 _join = b"".join
 _second: tuple[int | None, bytes] = (None, b"")
+_last_plain: object = (
+    None  # the attributes that were encoded last, as they are; kept, so no others can be them
+)
 _decoder = msgspec.json.Decoder(Line)
 _outline_decoder = msgspec.json.Decoder(Outline)
 _details_decoder = msgspec.json.Decoder(dict[str, Any])
@@ -128,6 +131,7 @@ def encode(fact: Fact, writer: str | None = None, seq: int | None = None) -> byt
     the limits of ``payload.jsonable``, is replaced and the attribute's name listed in
     ``papyra.fact.enc_error``; what makes the line too long is cut and listed in ``papyra.fact.truncated``.
     """
+    global _last_plain  # noqa: PLW0603 - what is forwarded next was mostly encoded just before
     attributes = fact.attributes
     try:
         if not _plain(attributes):
@@ -135,6 +139,7 @@ def encode(fact: Fact, writer: str | None = None, seq: int | None = None) -> byt
         elif attributes and fact.actor is not None:
             encoded = _encoded_plain(fact, writer or fact.writer or "", seq or fact.seq or 0)
             if encoded is not None and len(encoded) <= LINE_BYTES_MAX:
+                _last_plain = attributes
                 return encoded
     except RuntimeError:  # another thread is changing them
         attributes = _replaced(attributes)
@@ -444,7 +449,12 @@ def to_fact(line: Line) -> Fact:
 
 
 def faithful(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of *attributes* as *encode* would write them: JSON and UTF-8 hold every value as it is."""
+    """Return a copy of *attributes* as *encode* would write them: JSON and UTF-8 hold every value as it is.
+
+    Those that *encode* took last are not looked at again: do not change attributes between the two.
+    """
+    if attributes is _last_plain:
+        return dict(attributes)
     if not _plain(attributes):
         return _replaced(attributes)
     for value in attributes.values():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
 
 from papyra_otel import semconv
 from papyra_otel.facts import KIND_TEXTS, Fact
@@ -73,17 +72,6 @@ class Forwarder:
             _busy.forwarding = False
 
     def _record(self, fact: Fact, context: Context | None) -> LogRecord:
-        return LogRecord(
-            timestamp=fact.time_unix_nano,
-            observed_timestamp=time.time_ns(),
-            context=context,
-            severity_text=fact.severity,
-            severity_number=severity_number(fact.severity),
-            attributes=self._attributes(fact),
-            event_name=fact.name,
-        )
-
-    def _attributes(self, fact: Fact) -> dict[str, Any]:
         attributes = faithful(fact.attributes)
         if not self._payload:
             attributes.pop(semconv.MESSAGE_PAYLOAD, None)
@@ -94,4 +82,12 @@ class Forwarder:
         uid = fact.uid
         if uid is not None:
             attributes[semconv.LOG_RECORD_UID] = uid
-        return attributes
+        return LogRecord(
+            timestamp=fact.time_unix_nano,
+            observed_timestamp=time.time_ns(),
+            context=context,
+            severity_text=fact.severity,
+            severity_number=severity_number(fact.severity),
+            attributes=attributes,
+            event_name=fact.name,
+        )

@@ -27,6 +27,7 @@ class TimedLog(FactLog):
     def __init__(self, log: FactLog, timed: Callable[[str, float, str], None]) -> None:
         self._log = log
         self._timed = timed
+        self._write = log.write
         self.reserve = log.reserve  # type: ignore[method-assign]  # one call less on an actor's path
         self._until_next = 1  # threads may count past each other: the share is about right, which is enough
 
@@ -58,7 +59,7 @@ class TimedLog(FactLog):
         """See FactLog."""
         begun = perf_counter()
         try:
-            wait = self._log.write(facts)
+            wait = self._write(facts)
         except Exception as error:
             self._timed("append", perf_counter() - begun, error_type_of(error))
             raise
