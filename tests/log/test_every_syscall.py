@@ -22,9 +22,9 @@ from papyra_otel import semconv
 from papyra_otel.errors import LogTooNew, LogUnavailable
 from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log import LogOptions
+from papyra_otel.log.explained import parse_range
 from papyra_otel.log.file import FileLog
 from papyra_otel.log.file.layout import TMP
-from papyra_otel.log.file.marks import parse_range
 from papyra_otel.log.seqset import SeqSet
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.writer import FactWriter

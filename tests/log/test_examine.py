@@ -37,8 +37,9 @@ from log.damage import (
 from log.examples import signed_by_hand
 from papyra_otel.facts import FactKind
 from papyra_otel.log.codec import LINE_BYTES_MAX, Outline, outline, sign
+from papyra_otel.log.explained import Explanations
 from papyra_otel.log.file import continuity, examine, summary
-from papyra_otel.log.file.continuity import Explanations, judge
+from papyra_otel.log.file.continuity import judge
 from papyra_otel.log.file.examine import DAMAGED, FACT, HEADER, IN_FLIGHT, NEWER, SEAL, Digests, Span
 from papyra_otel.log.file.folder import LogFolder, StreamFolder
 from papyra_otel.log.file.summary import Summary, summarise

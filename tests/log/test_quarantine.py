@@ -17,9 +17,9 @@ from log.examples import CountingFs, checked_by_hand, failing
 from log.segments import BytesFs, UnsyncedFs
 from papyra_otel.errors import LineDamaged
 from papyra_otel.facts import FactKind
+from papyra_otel.log.explained import SeqRange
 from papyra_otel.log.file.fs import OS, OsFileSystem
 from papyra_otel.log.file.layout import SegmentName
-from papyra_otel.log.file.marks import SeqRange
 from papyra_otel.log.file.quarantine import (
     Edit,
     KeptEdit,

@@ -43,11 +43,11 @@ from papyra_otel.log.file.folder import LogFolder
 from papyra_otel.log.file.fs import OS, FileSystem
 from papyra_otel.log.file.layout import SegmentName
 from papyra_otel.log.file.marks import Header, Seal
-from papyra_otel.log.file.mending import UNSEALED_LINE_BYTES_MAX, corrected
 from papyra_otel.log.file.plan import Plan, plan_segment
 from papyra_otel.log.file.quarantine import KeptSegment, edited, quarantine_lines, undo
 from papyra_otel.log.file.recover import recover_log
 from papyra_otel.log.file.survey import Site, TooNew
+from papyra_otel.log.mending import UNSEALED_LINE_BYTES_MAX, corrected
 from papyra_otel.reports import Progress, RecoveryReport
 from papyra_otel.testing import make_fact
 

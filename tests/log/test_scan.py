@@ -29,8 +29,9 @@ from papyra_otel.log.file.folder import LogFolder
 from papyra_otel.log.file.fs import OS
 from papyra_otel.log.file.layout import QUARANTINE, VERIFIED, SegmentName
 from papyra_otel.log.file.scan import Scanned, scan_log
-from papyra_otel.log.file.summary import Summary, Tally
+from papyra_otel.log.file.summary import Summary
 from papyra_otel.log.seqset import SeqSet
+from papyra_otel.log.tally import Tally
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.writer import FactWriter
 from papyra_otel.reports import ANOMALIES_KEPT_MAX, ANOMALY_SEVERITIES, Anomaly, Progress, ScanReport

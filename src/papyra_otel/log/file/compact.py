@@ -30,12 +30,12 @@ from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log.codec import encode
 from papyra_otel.log.compaction import compacted_facts, refuse_wrong_clock
 from papyra_otel.log.cursor import Position
+from papyra_otel.log.explained import SeqRange
 from papyra_otel.log.file.cut import REWRITTEN, Cut, NotCut, cut_segment, shortened
 from papyra_otel.log.file.folder import LogFolder, StreamFolder
 from papyra_otel.log.file.fs import FileSystem, error_name
 from papyra_otel.log.file.layout import QUARANTINE, REMOVING, SegmentName, system_of_folder
 from papyra_otel.log.file.lines import lines_forward
-from papyra_otel.log.file.marks import SeqRange
 from papyra_otel.log.file.quarantine import FORMAT, KeptSegment, quarantine_lines, quarantine_name
 from papyra_otel.log.file.reader import FileSource
 from papyra_otel.log.file.replace import replace_file

@@ -11,27 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from papyra_otel.facts import FactKind
-from papyra_otel.log.file.marks import Header, SeqRange
+from papyra_otel.log.explained import Explanations, gaps, union
+from papyra_otel.log.file.marks import Header
 from papyra_otel.log.file.summary import Summary
 from papyra_otel.reports import Anomaly
 
-__all__ = ["Explanations", "judge", "overlaps", "own_header"]
+__all__ = ["judge", "overlaps", "own_header"]
 
 _Range = tuple[int, int]
-
-
-class Explanations:
-    """Which sequence numbers are missing for a known reason."""
-
-    def __init__(self, ranges: Iterable[SeqRange]) -> None:
-        by_stream: defaultdict[tuple[str, FactKind], list[_Range]] = defaultdict(list)
-        for each in ranges:
-            by_stream[each.writer, each.kind].append((each.first, each.last))
-        self._by_stream = {stream: _union(found) for stream, found in by_stream.items()}
-
-    def of(self, writer: str, kind: FactKind) -> list[_Range]:
-        """Return the explained ranges of a writer's facts of a kind, ascending and apart."""
-        return self._by_stream.get((writer, kind), [])
 
 
 def judge(summaries: Iterable[Summary], explanations: Explanations) -> Iterator[Anomaly]:
@@ -113,13 +100,13 @@ def _announced(summary: Summary) -> int | None:
 
 def _holes(segments: Sequence[Summary], explanations: Explanations) -> Iterator[Anomaly]:
     first = segments[0]
-    present = _union(found for segment in segments for found in segment.ranges)
+    present = union(found for segment in segments for found in segment.ranges)
     sealed_to = max((hole.last for segment in segments for hole in segment.holes), default=-1)
     begun_at = max((begin for begin in map(_announced, segments) if begin is not None), default=0)
     end = max(present[-1][1] if present else -1, sealed_to, begun_at - 1)
-    known = _union([*present, *explanations.of(first.name.writer, first.kind), *_unseen(segments, end)])
+    known = union([*present, *explanations.of(first.name.writer, first.kind), *_unseen(segments, end)])
     place = _Placing(segments)
-    for hole in _gaps(known, end):
+    for hole in gaps(known, end):
         yield place.missing(*hole)
 
 
@@ -201,32 +188,6 @@ def _chain(segments: Sequence[Summary]) -> Iterator[Anomaly]:
 
 
 # --- ranges ---------------------------------------------------------------------------------------------
-
-
-def _union(ranges: Iterable[_Range]) -> list[_Range]:
-    """Return *ranges* ascending, joined where they overlap or touch, empty ones left out."""
-    joined: list[_Range] = []
-    for first, last in sorted(ranges):
-        if last < first:
-            continue
-        if joined and first <= joined[-1][1] + 1:
-            joined[-1] = joined[-1][0], max(joined[-1][1], last)
-        else:
-            joined.append((first, last))
-    return joined
-
-
-def _gaps(known: Sequence[_Range], end: int) -> Iterator[_Range]:
-    """Yield what *known* leaves out of 0 to *end*."""
-    next_seq = 0
-    for first, last in known:
-        if first > end:
-            break
-        if first > next_seq:
-            yield next_seq, first - 1
-        next_seq = max(next_seq, last + 1)
-    if next_seq <= end:
-        yield next_seq, end
 
 
 def _intersection(left: Sequence[_Range], right: Sequence[_Range]) -> list[_Range]:

@@ -20,12 +20,13 @@ from papyra_otel.log.codec import (
     encode_line,
     outline,
 )
+from papyra_otel.log.explained import SeqRange, explained_by, low_marks_of
 from papyra_otel.log.file.examine import DAMAGED, FACT, HEADER, NEWER, SEAL, Digests, Span, examine
 from papyra_otel.log.file.folder import StreamFolder
 from papyra_otel.log.file.fs import FileSystem
 from papyra_otel.log.file.layout import SegmentName
 from papyra_otel.log.file.lines import lines_backward, lines_forward
-from papyra_otel.log.file.marks import Seal, SeqRange, explained_by, low_marks_of
+from papyra_otel.log.file.marks import Seal
 from papyra_otel.log.file.quarantine import Edit
 
 __all__ = ["Cut", "NotCut", "cut_segment", "shortened"]

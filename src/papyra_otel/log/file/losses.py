@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from papyra_otel.log.file.continuity import Explanations, own_header
+from papyra_otel.log.explained import Explanations, SeqRange
+from papyra_otel.log.file.continuity import own_header
 from papyra_otel.log.file.layout import system_of_folder
-from papyra_otel.log.file.marks import Header, SeqRange
+from papyra_otel.log.file.marks import Header
 from papyra_otel.log.file.quarantine import quarantine_name
 from papyra_otel.log.file.summary import Summary
 from papyra_otel.log.file.survey import Site

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from papyra_otel import semconv
 from papyra_otel.facts import FactKind
 from papyra_otel.log.codec import Outline
+from papyra_otel.log.explained import texts_of
 from papyra_otel.log.file.layout import SegmentName, folder_of_system
 
-__all__ = ["Header", "Seal", "SeqRange", "explained_by", "low_marks_of", "parse_range"]
-
-_RANGE = re.compile(r"([0-9a-f]{16})-(event|audit|dead_letter)-(\d{1,19})(?:\.\.(\d{1,19}))?", re.ASCII)
-_KINDS = {kind.value: kind for kind in FactKind}
-
-
-class SeqRange(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """Sequence numbers *first* to *last*, both included, of one writer's facts of one kind."""
-
-    writer: str
-    kind: FactKind
-    first: int
-    last: int
-
-    def __str__(self) -> str:
-        return f"{self.writer}-{self.kind}-{self.first}..{self.last}"
+__all__ = ["Header", "Seal"]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,48 +77,9 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
             last_seq=_number(details, semconv.SEGMENT_LAST_SEQ),
             size_bytes=_number(details, semconv.SEGMENT_BYTES),
             digest=_text(details, semconv.SEGMENT_DIGEST),
-            replaces=tuple(_texts(details, semconv.SEGMENT_REPLACES)),
+            replaces=tuple(texts_of(details, semconv.SEGMENT_REPLACES)),
             rewritten=_text(details, semconv.SEGMENT_REWRITTEN),
         )
-
-
-def parse_range(text: str) -> SeqRange | None:
-    """Read ``<writer>-<kind>-<first>..<last>``, or ``<writer>-<kind>-<seq>`` as one number; None if it is neither."""
-    match = _RANGE.fullmatch(text)
-    if match is None:
-        return None
-    first = int(match[3])
-    return SeqRange(match[1], _KINDS[match[2]], first, first if match[4] is None else int(match[4]))
-
-
-def explained_by(line: Outline) -> Iterator[SeqRange]:
-    """Yield the ranges that a fact says are lost for a known reason: a drop fact's, or what a compaction carried on."""
-    if line.name == semconv.FACT_DROPPED:
-        yield from _ranges(line, semconv.DROPPED_RANGES)
-    elif line.name == semconv.LOG_COMPACTED:
-        yield from _ranges(line, semconv.COMPACTION_EXPLAINED)
-
-
-def low_marks_of(line: Outline) -> Iterator[SeqRange]:
-    """Yield what a compaction removed: everything below each mark, as a range from 0."""
-    if line.name == semconv.LOG_COMPACTED:
-        for mark in _ranges(line, semconv.COMPACTION_LOW_MARKS):
-            if mark.first > 0:
-                yield SeqRange(mark.writer, mark.kind, 0, mark.first - 1)
-
-
-def _ranges(line: Outline, attribute: str) -> Iterator[SeqRange]:
-    for text in _texts(line.details(), attribute):
-        found = parse_range(text)
-        if found is not None and found.first <= found.last:
-            yield found
-
-
-def _texts(details: Mapping[str, Any], attribute: str) -> list[str]:
-    value = details.get(attribute)
-    if not isinstance(value, list):
-        return []
-    return [text for text in cast("list[object]", value) if isinstance(text, str)]
 
 
 def _text(details: Mapping[str, Any], attribute: str) -> str | None:

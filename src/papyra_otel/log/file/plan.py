@@ -23,13 +23,14 @@ from papyra_otel.log.codec import (
     Outline,
     encode_line,
 )
+from papyra_otel.log.explained import SeqRange
 from papyra_otel.log.file.examine import Digests, Span, examine
 from papyra_otel.log.file.fs import FileSystem
 from papyra_otel.log.file.layout import folder_of_system
-from papyra_otel.log.file.marks import Header, Seal, SeqRange
-from papyra_otel.log.file.mending import UNSEALED_LINE_BYTES_MAX, Found, mended
+from papyra_otel.log.file.marks import Header, Seal
 from papyra_otel.log.file.quarantine import Edit, ReadAt, edited
 from papyra_otel.log.file.survey import FoundSeal, Region, Site, Survey
+from papyra_otel.log.mending import UNSEALED_LINE_BYTES_MAX, Found, mended
 from papyra_otel.log.seqset import SeqSet
 
 __all__ = ["Plan", "plan_segment"]

@@ -22,10 +22,10 @@ import msgspec
 
 from papyra_otel.errors import LineDamaged
 from papyra_otel.log.codec import sign, signed
+from papyra_otel.log.explained import SeqRange, parse_range
 from papyra_otel.log.file.fs import FileSystem
 from papyra_otel.log.file.layout import SegmentName
 from papyra_otel.log.file.lines import lines_forward
-from papyra_otel.log.file.marks import SeqRange, parse_range
 
 __all__ = [
     "Edit",

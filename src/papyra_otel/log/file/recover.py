@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from papyra_otel import semconv
 from papyra_otel.errors import ConfigError, LineDamaged, LogBusy, LogUnavailable
 from papyra_otel.facts import Fact, FactKind
+from papyra_otel.log.explained import SeqRange, parse_range
 from papyra_otel.log.file.folder import LogFolder
 from papyra_otel.log.file.fs import error_name
 from papyra_otel.log.file.layout import QUARANTINE, system_of_folder
 from papyra_otel.log.file.losses import Losses
-from papyra_otel.log.file.marks import SeqRange, parse_range
 from papyra_otel.log.file.plan import Plan, plan_segment
 from papyra_otel.log.file.quarantine import (
     KeptEdit,

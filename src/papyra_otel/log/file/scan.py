@@ -15,17 +15,18 @@ import msgspec
 
 from papyra_otel.facts import FactKind
 from papyra_otel.log.codec import signed
-from papyra_otel.log.file.continuity import Explanations, judge, overlaps
+from papyra_otel.log.explained import Explanations, SeqRange, parse_range
+from papyra_otel.log.file.continuity import judge, overlaps
 from papyra_otel.log.file.examine import FACT, Span, examine
 from papyra_otel.log.file.folder import LogFolder, StreamFolder
 from papyra_otel.log.file.fs import FileStatus
 from papyra_otel.log.file.layout import QUARANTINE, REMOVING, TMP, SegmentName
 from papyra_otel.log.file.lines import lines_forward
-from papyra_otel.log.file.marks import SeqRange, parse_range
 from papyra_otel.log.file.strays import strays
-from papyra_otel.log.file.summary import Summary, Tally, opened, repeats, summarise
+from papyra_otel.log.file.summary import Summary, opened, repeats, summarise
 from papyra_otel.log.file.verified import recall
 from papyra_otel.log.seqset import SeqSet
+from papyra_otel.log.tally import Tally
 from papyra_otel.reports import Anomaly, Progress, ProgressCallback, ScanReport, StreamScan
 
 __all__ = ["Scanned", "scan_log"]

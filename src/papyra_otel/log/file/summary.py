@@ -9,19 +9,20 @@ from contextlib import contextmanager
 
 import msgspec
 
-from papyra_otel import semconv
 from papyra_otel.facts import FactKind
 from papyra_otel.log.codec import Outline
+from papyra_otel.log.explained import TELLING, SeqRange, explained_by, low_marks_of
 from papyra_otel.log.file.examine import DAMAGED, FACT, HEADER, IN_FLIGHT, NEWER, SEAL, Digests, Span, examine
 from papyra_otel.log.file.folder import LogFolder, StreamFolder
 from papyra_otel.log.file.fs import FileStatus, FileSystem
 from papyra_otel.log.file.layout import SegmentName, folder_of_system
-from papyra_otel.log.file.marks import Header, Seal, SeqRange, explained_by, low_marks_of
+from papyra_otel.log.file.marks import Header, Seal
 from papyra_otel.log.seqset import SeqSet
+from papyra_otel.log.tally import Tally
 from papyra_otel.log.times import format_time, parse_time
-from papyra_otel.reports import ANOMALIES_KEPT_MAX, ANOMALY_SEVERITIES, Anomaly, StreamScan
+from papyra_otel.reports import ANOMALY_SEVERITIES, Anomaly, StreamScan
 
-__all__ = ["Hole", "Summary", "Tally", "opened", "repeats", "same", "summarise"]
+__all__ = ["Hole", "Summary", "opened", "repeats", "same", "summarise"]
 
 _BACKWARD_NANOS_MAX = 60_000_000_000  # smaller steps back are threads and clocks being adjusted
 _FUTURE_NANOS_MAX = 86_400_000_000_000
@@ -33,29 +34,6 @@ class Hole(msgspec.Struct, frozen=True, array_like=True):
     first: int
     last: int
     offset: int
-
-
-class Tally(msgspec.Struct):
-    """Anomalies counted exactly and kept up to a number of each type."""
-
-    counts: dict[str, int] = {}
-    kept: list[Anomaly] = []
-
-    def add(self, anomaly: Anomaly) -> None:
-        """Count *anomaly* and keep it while there is room."""
-        count = self.counts[anomaly.type] = self.counts.get(anomaly.type, 0) + 1
-        if count <= ANOMALIES_KEPT_MAX:
-            self.kept.append(anomaly)
-
-    def add_all(self, other: Tally) -> None:
-        """Add what *other* counted."""
-        room = {name: ANOMALIES_KEPT_MAX - self.counts.get(name, 0) for name in other.counts}
-        for anomaly in other.kept:
-            if room[anomaly.type] > 0:
-                room[anomaly.type] -= 1
-                self.kept.append(anomaly)
-        for name, count in other.counts.items():
-            self.counts[name] = self.counts.get(name, 0) + count
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -285,7 +263,7 @@ class _Reading:
                     and line.kind == kind
                     and line.system == usual_system
                     and latest <= line.time <= future
-                    and line.name not in _TELLING
+                    and line.name not in TELLING
                     and anomaly is None
                 ):
                     next_seq += 1
@@ -356,7 +334,7 @@ class _Reading:
             self._clock(line, span)
         if self._seal_at is not None:
             self._summary.report("segment_digest", "a fact behind the seal", span.offset, span.length)
-        if line.name in _TELLING:
+        if line.name in TELLING:
             self._summary.explained.extend(explained_by(line))
             self._summary.low_marks.extend(low_marks_of(line))
 
@@ -444,5 +422,4 @@ class _Reading:
         self._summary.report("clock_jump", detail, span.offset, span.length)
 
 
-_TELLING = frozenset({semconv.FACT_DROPPED, semconv.LOG_COMPACTED})
 _encoder = msgspec.json.Encoder()
