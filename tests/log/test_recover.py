@@ -36,8 +36,8 @@ from log.segments import (
 from papyra_otel import semconv
 from papyra_otel.errors import ConfigError, LogBusy, LogUnavailable
 from papyra_otel.facts import Fact, FactKind
+from papyra_otel.log import mending
 from papyra_otel.log.codec import encode, encode_line, outline, parse, sign
-from papyra_otel.log.file import mending
 from papyra_otel.log.file.examine import HEADER, SEAL, Digests, examine
 from papyra_otel.log.file.folder import LogFolder
 from papyra_otel.log.file.fs import OS, FileSystem
