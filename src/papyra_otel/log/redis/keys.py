@@ -6,6 +6,7 @@
     papyra:{<tag>}:fence             a hash: <writer>-<kind> -> how far that writer came (``fence``)
     papyra:{<tag>}:meta              a hash: what is known about the streams (``meta``)
     papyra:{<tag>}:quarantine        a stream: damaged entries, moved there whole
+    papyra:{<tag>}:quarantine:<what>:<n>    what had the name of a key of ours, and was something else
     papyra:systems                   a set: all tags
 
 A tag is the system's name, percent-encoded where it has to be; with several shards, all but the first have
@@ -22,10 +23,13 @@ from papyra_otel.facts import FactKind
 from papyra_otel.log.cursor import Position
 from papyra_otel.log.naming import folder_of_system, is_whole_name, system_of_folder
 
-__all__ = ["KINDS", "EntryId", "Tag", "index_key", "tag_of_key"]
+__all__ = ["KINDS", "EntryId", "Tag", "index_key", "is_own", "tag_of_key"]
 
 KINDS = tuple(FactKind)
 SEQUENCE_MAX = 2**63 - 1  # Redis allows 2**64 - 1; nobody adds that many entries in a millisecond
+_OWN = re.compile(
+    rf"(?:{'|'.join(kind.plural for kind in KINDS)}|fence|meta|quarantine(?::[a-z_]+:\d+)?)", re.ASCII
+)
 _SHARD = re.compile(r"~s([1-9]\d{0,3})$")
 
 
@@ -122,3 +126,8 @@ def tag_of_key(prefix: str, key: str) -> tuple[Tag, str] | None:
     """Return the tag that *key* belongs to and what it is of it; None if it is none of ours."""
     match = re.fullmatch(rf"{re.escape(prefix)}:\{{([^{{}}]+)\}}:(.+)", key, re.DOTALL)
     return None if match is None else (Tag(prefix, match[1]), match[2])
+
+
+def is_own(what: str) -> bool:
+    """Say whether a tag may have a key of *what*; anything else is somebody's who uses our names."""
+    return _OWN.fullmatch(what) is not None

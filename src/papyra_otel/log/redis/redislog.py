@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from papyra_otel.errors import LineDamaged, LogUnavailable
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
@@ -17,9 +18,12 @@ from papyra_otel.log.identity import Identities
 from papyra_otel.log.merge import Query, read_merged, stats_of
 from papyra_otel.log.redis.address import Address, parse_address
 from papyra_otel.log.redis.appending import Appending
+from papyra_otel.log.redis.scan import Scanned, Scanner
 from papyra_otel.log.redis.survey import Survey
+from papyra_otel.log.redis.verified import remember
 from papyra_otel.log.redis.wire import connect
 from papyra_otel.log.retention import Retention
+from papyra_otel.reports import ProgressCallback, ScanReport
 
 __all__ = ["RedisLog", "open_redis_log"]
 
@@ -54,6 +58,7 @@ class RedisLog(FactLog):
         self._identities = Identities(new_writer)
         self._losses: list[Lost] = []
         self._closed = False
+        self._scanned: Scanned | None = None
         self._connect()
         _open_logs.add(self)
 
@@ -73,7 +78,11 @@ class RedisLog(FactLog):
     def capabilities(self) -> Capabilities:
         """Durable as far as the server is, and any number of processes on any number of hosts may write at once."""
         return Capabilities(
-            backend="redis", durable=True, shared_between_processes=True, behind_a_network=True
+            backend="redis",
+            durable=True,
+            shared_between_processes=True,
+            behind_a_network=True,
+            scan=True,
         )
 
     def prepare(self) -> None:
@@ -105,6 +114,41 @@ class RedisLog(FactLog):
         """See FactLog."""
         self._check_open()
         return stats_of(self._survey.sources(self._system))
+
+    # --- looking after it ---------------------------------------------------------------------------
+
+    def scan(
+        self,
+        progress: ProgressCallback | None = None,
+        *,
+        incremental: bool = False,
+        seconds_max: float | None = None,
+    ) -> ScanReport:
+        """See FactLog. A full scan also looks at the name of every key that the server has."""
+        self._check_open()
+        scanned = self._scanner(progress, incremental=incremental, seconds_max=seconds_max).run()
+        self._scanned = scanned
+        return scanned.report
+
+    def _scanner(self, progress: ProgressCallback | None, **more: Any) -> Scanner:
+        return Scanner(
+            wire=self._wire,
+            survey=self._survey,
+            prefix=self._address.prefix,
+            shown=self._address.shown,
+            system=self._system,
+            clock=self._clock,
+            progress=progress,
+            **more,
+        )
+
+    def remember(self) -> None:
+        """See FactLog."""
+        scanned, self._scanned = self._scanned, None
+        for site in scanned.sites if scanned is not None else ():
+            remember(
+                self._wire, site.tag, {kind: each.kept for kind, each in site.streams.items() if each.fresh}
+            )
 
     # --- ends -------------------------------------------------------------------------------------
 

@@ -48,15 +48,19 @@ class Survey:
 
     def tags(self, system: str | None) -> list[Tag]:
         """Return the tags of *system*, or all; from the index, or if there is none by looking at every key."""
+        tags = self.indexed() or list(dict.fromkeys(tag for tag, _ in self.keys()))
+        return [tag for tag in tags if system is None or tag.is_of(system)]
+
+    def indexed(self) -> list[Tag]:
+        """Return the tags in the index; none if it is missing, or something else."""
         key = index_key(self._address.prefix)
         (reply,) = self._wire.send(key, [("SMEMBERS", key)])
         if isinstance(reply, redis.RedisError):
+            if "WRONGTYPE" in str(reply):
+                return []
             raise unavailable(self._address.shown, reply)
         names = sorted(cast("Iterable[bytes]", reply))
-        tags = [Tag(self._address.prefix, name.decode(errors="replace")) for name in names]
-        if not tags:
-            tags = list(dict.fromkeys(tag for tag, _ in self.keys()))
-        return [tag for tag in tags if system is None or tag.is_of(system)]
+        return [Tag(self._address.prefix, name.decode(errors="replace")) for name in names]
 
     def keys(self) -> Iterator[tuple[Tag, str]]:
         """Yield every key that looks like one of ours: its tag, and what it is of it. Looks at every key there is."""
