@@ -101,3 +101,41 @@ def event(number: int, **more: Any) -> Fact:
 
 def flipped(data: bytes, at: int, mask: int = 1) -> bytes:
     return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
+
+
+def kept(shop: Workshop) -> list[tuple[str, str, str, Fields]]:
+    """Return what is in the quarantine: key, id, anomaly, and the fields as they were."""
+    found: list[tuple[str, str, str, Fields]] = []
+    for _, fields in shop.entries(shop.tag.quarantine):
+        about = [fields.pop(name).decode() for name in (b"key", b"id", b"anomaly", b"time")]
+        found.append((about[0], about[1], about[2], fields))
+    return found
+
+
+def reassembled(shop: Workshop, key: str | None = None) -> list[tuple[bytes, Fields]]:
+    """Return a stream as it was before recoveries: what is there, and what was taken out of it."""
+    name = key or shop.events
+    taken = [(entry_id.encode(), fields) for of, entry_id, _, fields in kept(shop) if of == name]
+    return sorted([*shop.entries(name), *taken], key=lambda each: [int(n) for n in each[0].split(b"-")])
+
+
+def state(shop: Workshop) -> dict[str, Any]:
+    """Return all that is stored, but times of the clock and what was recorded about recoveries."""
+
+    def told(fields: Fields) -> bool:
+        return b"papyra.log.recovered" in fields.get(b"data", b"")
+
+    found: dict[str, Any] = {"kept": sorted(kept(shop), key=str)}
+    for kind in FactKind:
+        key = shop.tag.stream(kind)
+        if shop.client.type(key) == b"stream":
+            found[key] = [each for each in shop.entries(key) if not told(each[1])]
+    own = {fields[b"data"][17:33] for _, fields in shop.entries() if told(fields)}
+    found["fence"] = {
+        field: value.rsplit(b" ", 1)[0]
+        for field, value in shop.client.hgetall(shop.tag.fence).items()
+        if field[:16] not in own
+    }
+    found["meta"] = shop.client.hgetall(shop.tag.meta)
+    found["keys"] = sorted(shop.client.keys())
+    return found

@@ -117,6 +117,8 @@ class Pages:
             command = ("XRANGE", self._key, f"({place}", "+", "COUNT", count)
         (reply,) = self._wire.send(self._key, [command])
         if isinstance(reply, redis.RedisError):
+            if "WRONGTYPE" in str(reply):
+                return None  # there is nothing to be read; a scan tells, a recovery moves it away
             raise unavailable(self._shown, reply)
         entries = parse_entries(reply)
         if backward:

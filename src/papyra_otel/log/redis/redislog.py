@@ -18,12 +18,13 @@ from papyra_otel.log.identity import Identities
 from papyra_otel.log.merge import Query, read_merged, stats_of
 from papyra_otel.log.redis.address import Address, parse_address
 from papyra_otel.log.redis.appending import Appending
+from papyra_otel.log.redis.recover import BAD_MAX, Recovery
 from papyra_otel.log.redis.scan import Scanned, Scanner
 from papyra_otel.log.redis.survey import Survey
 from papyra_otel.log.redis.verified import remember
 from papyra_otel.log.redis.wire import connect
 from papyra_otel.log.retention import Retention
-from papyra_otel.reports import ProgressCallback, ScanReport
+from papyra_otel.reports import ProgressCallback, RecoveryReport, ScanReport
 
 __all__ = ["RedisLog", "open_redis_log"]
 
@@ -83,6 +84,7 @@ class RedisLog(FactLog):
             shared_between_processes=True,
             behind_a_network=True,
             scan=True,
+            recover=True,
         )
 
     def prepare(self) -> None:
@@ -149,6 +151,30 @@ class RedisLog(FactLog):
             remember(
                 self._wire, site.tag, {kind: each.kept for kind, each in site.streams.items() if each.fresh}
             )
+
+    def recover(
+        self, mode: str = "quarantine", *, dry_run: bool = False, progress: ProgressCallback | None = None
+    ) -> RecoveryReport:
+        """See FactLog. Writers go on; what they store meanwhile is left as it is."""
+        self._check_open()
+        return Recovery(
+            wire=self._wire,
+            survey=self._survey,
+            prefix=self._address.prefix,
+            shown=self._address.shown,
+            system=self._system,
+            mode=mode,
+            dry_run=dry_run,
+            scan=lambda progress, /, *, bad_max: self._scanner(progress, bad_max=bad_max).run(),
+            record=self._record,
+            clock=self._clock,
+            bad_max=BAD_MAX,
+        ).run(progress)
+
+    def _record(self, facts: Sequence[Fact]) -> tuple[Fact, ...]:
+        identified = tuple(self._identities.identified(fact) for fact in facts)
+        self.append(identified)
+        return identified
 
     # --- ends -------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from papyra_otel.log.redis.fence import Fence, parse_fence
 from papyra_otel.log.redis.keys import KINDS, Tag, index_key, tag_of_key
 from papyra_otel.log.redis.meta import Meta, parse_meta
 from papyra_otel.log.redis.pages import Pages, line_of, parse_entries
+from papyra_otel.log.redis.rebuild import rebuilt_fence
 from papyra_otel.log.redis.source import RedisSource
 from papyra_otel.log.redis.trouble import unavailable
 from papyra_otel.log.redis.wire import Reply, Wire
@@ -112,7 +113,7 @@ class Survey:
             pages = {kind: self.pages(site, kind) for kind in wanted}
             found += [
                 RedisSource(site.system, fence, pages[fence.kind])
-                for fence in site.fence
+                for fence in site.fence or self._rebuilt(site, wanted)
                 if fence.kind in wanted and fence.records
             ]
         return found
@@ -126,6 +127,14 @@ class Survey:
             for reply in replies:
                 if not isinstance(reply, redis.RedisError):
                     yield from filter(None, map(line_of, parse_entries(reply)))
+
+    def _rebuilt(self, site: Site, kinds: Iterable[FactKind]) -> list[Fence]:
+        """Return what the fence, which is gone, would say."""
+        wire, shown = self._wire, self._address.shown
+        found = (
+            rebuilt_fence(wire, site.tag, kind, shown, site.meta.restored.get(kind, ())) for kind in kinds
+        )
+        return [fence for fences in found for fence in fences]
 
     def pages(self, site: Site, kind: FactKind) -> Pages:
         """Return a reading of one stream."""

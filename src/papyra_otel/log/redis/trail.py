@@ -56,6 +56,7 @@ class Trail:
     last: EntryId = NOWHERE
     latest: str = ""
     within: int = 0
+    within_bytes: int = 0
     holes: list[Hole] = field(default_factory=list[Hole])
     repeated: SeqSet = field(default_factory=SeqSet)
 
@@ -67,7 +68,9 @@ class Trail:
         self.last = max(self.last, entry_id)
         self.records += 1
         self.size_bytes += size_bytes
-        self.within += entry_id <= self.known_until
+        if entry_id <= self.known_until:
+            self.within += 1
+            self.within_bytes += size_bytes
 
 
 @dataclass(slots=True)
@@ -140,6 +143,7 @@ class StreamTrail:
                 trail = self.trails.setdefault(fence.writer, Trail(fence.writer))
                 trail.known_until = fence.last
                 trail.known_records = fence.records
+                trail.within_bytes = trail.size_bytes
                 trail.within = trail.records  # of what was verified before
 
     def take(self, looks: Iterable[Look]) -> None:
@@ -177,7 +181,9 @@ class StreamTrail:
                 trail.latest = line.time
                 trail.records += 1
                 trail.size_bytes += size_bytes
-                trail.within += entry_id <= trail.known_until
+                if entry_id <= trail.known_until:
+                    trail.within += 1
+                    trail.within_bytes += size_bytes
             else:
                 self._look(look, line)
         size = good + damaged + newer
