@@ -12,6 +12,7 @@ settings.register_profile("shared machine", deadline=None, print_blob=True)  # t
 settings.load_profile("shared machine")
 
 pytest_plugins = ["redis_servers.fixtures"]
+pytest.register_assert_rewrite("papyra_otel.testing")  # the contract's tests are in the package, not here
 
 
 def missing(what: str) -> None:

@@ -159,7 +159,7 @@ class Appending:
 
     def _new(self, kind: FactKind, facts: Sequence[Fact]) -> Iterator[_Numbered]:
         writer, first = self._identities.reserve_run(facts[0].system, kind, len(facts))
-        return enumerate(encode_run(facts, writer, first), first)
+        return enumerate(encode_run(facts, writer, first).splitlines(keepends=True), first)
 
     def _given(self, fact: Fact) -> _Numbered:
         stream, seq = self._writer(fact.system).streams[fact.kind], fact.seq or 0
