@@ -14,6 +14,7 @@ __all__ = [
     "Anomaly",
     "Check",
     "CompactionReport",
+    "GroupHold",
     "Progress",
     "ProgressCallback",
     "RecoveryReport",
@@ -211,14 +212,31 @@ class StreamCompaction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupHold:
+    """What a consumer group still needed of a stream, among facts that retention hides.
+
+    *unread* were never delivered to it, *pending* were, and are not acknowledged. They stay, and all that is stored
+    behind them, unless forced: then the group has lost them (*lost*).
+    """
+
+    system: str
+    kind: FactKind
+    group: str
+    unread: int
+    pending: int
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompactionReport:
-    """What a compaction removed, or with *dry_run* would remove."""
+    """What a compaction removed, or with *dry_run* would remove. *groups* are those that needed something hidden."""
 
     dry_run: bool
     streams: tuple[StreamCompaction, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     kept_in: tuple[str, ...] = ()
     recorded: tuple[Fact, ...] = ()
+    groups: tuple[GroupHold, ...] = ()
     duration_seconds: float = 0.0
 
     @property

@@ -116,6 +116,12 @@ class Appending:
             if stream.records
         }
 
+    def has(self, fact: Fact) -> bool:
+        """Say whether *fact* was acknowledged."""
+        with self._lock:
+            writer = self._writers.get(fact.system)
+            return writer is not None and (fact.seq or 0) in writer.streams[fact.kind].stored
+
     def seal(self, *, sealed: bool = True) -> None:
         """Note on the server that the writers here end in order; or, not *sealed*, that they live.
 

@@ -23,8 +23,8 @@ from papyra_otel.log.redis.scan import Scanned, Scanner
 from papyra_otel.log.redis.survey import Survey
 from papyra_otel.log.redis.verified import remember
 from papyra_otel.log.redis.wire import connect
-from papyra_otel.log.retention import Retention
-from papyra_otel.reports import ProgressCallback, RecoveryReport, ScanReport
+from papyra_otel.log.retention import Retention, parse_retention
+from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 
 __all__ = ["RedisLog", "open_redis_log"]
 
@@ -85,6 +85,7 @@ class RedisLog(FactLog):
             behind_a_network=True,
             scan=True,
             recover=True,
+            compact=True,
         )
 
     def prepare(self) -> None:
@@ -171,10 +172,56 @@ class RedisLog(FactLog):
             bad_max=BAD_MAX,
         ).run(progress)
 
-    def _record(self, facts: Sequence[Fact]) -> tuple[Fact, ...]:
+    def compact(
+        self,
+        retention: Retention | str | None = None,
+        force: bool = False,
+        *,
+        dry_run: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> CompactionReport:
+        """See FactLog. What a consumer group has not read and acknowledged stays, too, unless *force*."""
+        from papyra_otel.log.redis.compact import compact_log  # noqa: PLC0415 - who only writes never needs it
+
+        self._check_open()
+        limits = parse_retention(retention) if isinstance(retention, str) else retention or self._retention
+        return compact_log(
+            self._address,
+            self._wire,
+            self._system,
+            self._clock,
+            limits,
+            force=force,
+            dry_run=dry_run,
+            progress=progress,
+            record=self._record,
+        )
+
+    def _record(
+        self, facts: Sequence[Fact], make_room: Callable[[], bool] = lambda: False
+    ) -> tuple[Fact, ...]:
+        """Append facts about the log itself; return them with their identities.
+
+        While the server has no memory it tries again as long as *make_room* finds something to give up.
+        """
         identified = tuple(self._identities.identified(fact) for fact in facts)
-        self.append(identified)
-        return identified
+        while True:
+            try:
+                self.append(identified)
+            except LogUnavailable as error:
+                if error.error_type == "oom" and make_room():
+                    continue
+                if error.error_type == "oom":
+                    self._take_back(identified)
+                raise
+            else:
+                return identified
+
+    def _take_back(self, facts: Sequence[Fact]) -> None:
+        """Let the identities of facts that are not stored be given again: a hole would have to be explained."""
+        for fact in reversed(facts):
+            if not self._appending.has(fact):
+                self._identities.take_back(fact.system, fact.kind, fact.seq or 0)
 
     # --- ends -------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -108,15 +108,16 @@ class Survey:
     def sources(self, system: str | None, kinds: Iterable[FactKind] = KINDS) -> list[RedisSource]:
         """Return what every writer wrote of *kinds*, to be read."""
         wanted = frozenset(kinds)
-        found: list[RedisSource] = []
-        for site in self.sites(system):
-            pages = {kind: self.pages(site, kind) for kind in wanted}
-            found += [
-                RedisSource(site.system, fence, pages[fence.kind])
-                for fence in site.fence or self._rebuilt(site, wanted)
-                if fence.kind in wanted and fence.records
-            ]
-        return found
+        return [source for site in self.sites(system) for source in self.sources_at(site, wanted)]
+
+    def sources_at(self, site: Site, kinds: Collection[FactKind] = KINDS) -> list[RedisSource]:
+        """Return what every writer wrote of *kinds* at one tag, to be read."""
+        pages = {kind: self.pages(site, kind) for kind in kinds}
+        return [
+            RedisSource(site.system, fence, pages[fence.kind])
+            for fence in site.fence or self._rebuilt(site, kinds)
+            if fence.kind in pages and fence.records
+        ]
 
     def newest_lines(self, system: str | None) -> Iterator[bytes]:
         """Yield the last line of each stream; of a key of another type, none."""

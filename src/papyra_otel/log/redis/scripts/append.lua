@@ -11,7 +11,7 @@
 local KINDS = { 'event', 'audit', 'dead_letter' }
 local writer, system, trusted, seen = ARGV[1], ARGV[2], ARGV[3] == '1', tonumber(ARGV[4])
 
-local parsed, seqs, gap, at = {}, {}, false, 5
+local parsed, seqs, returned, gap, at = {}, {}, {}, false, 5
 for k = 1, 3 do
   local count, acknowledged = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   local value = redis.call('HGET', KEYS[4], writer .. '-' .. KINDS[k])
@@ -22,9 +22,9 @@ for k = 1, 3 do
   parsed[k] = f
   seqs[k] = tonumber(f[1]) or -1
   if seqs[k] < acknowledged and not trusted then
-    -- a writer that was silent for long is forgotten on purpose when nothing of it is left
+    -- a writer that was silent for long is forgotten on purpose when nothing of it is left (prune.lua)
     local forgotten = #f == 0 and tonumber(redis.call('HGET', KEYS[5], 'forgotten') or '-1') or -1
-    if forgotten >= seen then seqs[k] = acknowledged else gap = true end
+    if forgotten >= seen then seqs[k], returned[k] = acknowledged, true else gap = true end
   end
   if count > 0 then
     local kind = redis.call('TYPE', KEYS[k])['ok']
@@ -53,7 +53,8 @@ for k = 1, 3 do
       top, stored, size = seq, stored + 1, size + #line
     end
   end
-  if count > 0 then
+  if returned[k] then f[6] = seqs[k] + 1 end  -- all before was removed
+  if count > 0 or returned[k] then
     -- also when all was there already: who waits for replicas waits for this write
     local held = tonumber(f[2]) or 0
     if held == 0 then f[4] = first or f[4] end

@@ -16,5 +16,6 @@ end
 -- who takes it anew after it was lost may not go on with what was planned before: renew is not take
 if ARGV[1] == 'renew' and not mine then return { 'busy', 0, token or '' } end
 if token and not mine and tonumber(expiry) > ms then return { 'busy', tonumber(expiry) - ms, token } end
+redis.call('HDEL', KEYS[1], 'upkeep') -- without memory left the server lets a script set something only behind something removed
 redis.call('HSET', KEYS[1], 'upkeep', string.format('%s %.0f', ARGV[2], ms + tonumber(ARGV[3])))
 return { 'ok' }
