@@ -170,7 +170,7 @@ def test_damaged_entries_that_go_are_kept_whole(redis_server: Server) -> None:
             client.xadd(key, {"data": b"nothing of ours\n"}): "corrupt_line",
             client.xadd(key, {"data": line}): None,  # the same fact again
         }
-        contents = {entry_id: fields for entry_id, fields in client.xrange(key)}
+        contents = dict(client.xrange(key))
         log.append([audit(1), audit(2)])
         behind = client.xadd(key, {"data": b"neither\n"})
         log.append([audit(3)])

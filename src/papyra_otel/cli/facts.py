@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,7 +22,7 @@ __all__ = ["FACTS"]
 
 _LAST_ON_A_TERMINAL = 50
 _LAST_WHEN_FOLLOWING = 10
-_POLL_SECONDS = 0.5
+_SHOWN_AT_ONCE_MAX = 1000
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _KINDS = {text: kind for kind in FactKind for text in (kind.value, kind.plural)}
 _OWN_NAMES = {
@@ -131,6 +130,10 @@ class _Wanted:
         """Return the arguments for ``FactLog.read``."""
         return {name: getattr(self, name) for name in ("kinds", "name", "actor", "since", "until")}
 
+    def followed(self) -> dict[str, Any]:
+        """Return the arguments for ``FactLog.follow``."""
+        return {name: getattr(self, name) for name in ("kinds", "name", "actor", "since")}
+
     def matches(self, fact: Fact) -> bool:
         """Say whether a fact of the wanted kinds is one of them."""
         return (
@@ -211,38 +214,38 @@ def _why_nothing(log: FactLog, args: Namespace) -> str:
 def _follow(
     log: FactLog, wanted: _Wanted, args: Namespace, timeline: JsonTimeline | TableTimeline, here: Surroundings
 ) -> None:
-    """Show what is new until interrupted. Filters here, not in the log, so that the cursor moves past all."""
-    place = _Place(args.after)
+    """Show what is new until interrupted."""
+    place = args.after
+    if place is None:
+        # Filters here, not in the log, so that the place moves past all.
+        last: deque[Entry] = deque(maxlen=_LAST_WHEN_FOLLOWING if args.last is None else args.last)
+        entry: Entry | None = None
+        for entry in log.read(kinds=wanted.kinds):
+            if wanted.matches(entry.fact):
+                last.append(entry)
+        place = None if entry is None else entry.cursor
+        timeline.print(last)
 
-    def new() -> Iterator[Entry]:
-        entries = place.passing(log.read(kinds=wanted.kinds, after=place.cursor()))
-        return (entry for entry in entries if wanted.matches(entry.fact))
+    fresh: list[Entry] = []
 
-    if args.after is None:
-        timeline.print(deque(new(), _LAST_WHEN_FOLLOWING if args.last is None else args.last))
-    while True:
-        timeline.print(new())
+    def show() -> None:
+        some = list(fresh)
+        fresh.clear()
+        timeline.print(some)
         here.screen.flush()
-        here.wait(_POLL_SECONDS)
 
+    def wait(seconds: float) -> None:
+        show()
+        if seconds:
+            here.wait(seconds)
 
-class _Place:
-    """How far the log was read."""
-
-    def __init__(self, cursor: str | None) -> None:
-        self._cursor = cursor
-        self._entry: Entry | None = None
-
-    def passing(self, entries: Iterator[Entry]) -> Iterator[Entry]:
-        """Pass *entries* on, and know the last one."""
-        for self._entry in entries:
-            yield self._entry
-
-    def cursor(self) -> str | None:
-        """Return where to read on; computed once for many entries."""
-        if self._entry is not None:
-            self._cursor, self._entry = self._entry.cursor, None
-        return self._cursor
+    try:
+        for found in log.follow(**wanted.followed(), after=place, wait=wait):
+            fresh.append(found)
+            if len(fresh) >= _SHOWN_AT_ONCE_MAX:
+                show()
+    finally:
+        show()
 
 
 FACTS = Verb(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from papyra_otel.errors import NotSupported
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
+from papyra_otel.log.following import POLL_SECONDS, followed
 from papyra_otel.log.merge import Query
 from papyra_otel.log.retention import Retention
 from papyra_otel.reports import Check, CompactionReport, ProgressCallback, RecoveryReport, ScanReport
@@ -152,6 +154,43 @@ class FactLog(ABC):
     @abstractmethod
     def select(self, query: Query) -> Iterator[Entry]:
         """Do what ``read`` promises for a *query* that was checked; ``merge.read_merged`` does most of it."""
+
+    def follow(
+        self,
+        *,
+        kinds: FactKind | Iterable[FactKind] | None = None,
+        since: datetime | int | None = None,
+        actor: str | None = None,
+        name: str | None = None,
+        after: str | None = None,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> Iterator[Entry]:
+        """Yield what ``read`` would, oldest first, then what is appended from then on, as it comes.
+
+        When there is nothing new, *wait* is called: with the seconds until the log is asked again, or with 0, now and
+        then, by a log that learns by itself what is new. Following ends when *wait* returns False, and with what it
+        raises. A fact is yielded once; *after* any entry it can go on later. Raises as ``read``.
+        """
+        query = Query.of(
+            kinds=kinds,
+            since=since,
+            until=None,
+            actor=actor,
+            name=name,
+            after=after,
+            limit=None,
+            newest_first=False,
+        )
+        return self._followed(query, after, wait)
+
+    def _followed(self, query: Query, after: str | None, wait: Callable[[float], object]) -> Iterator[Entry]:
+        """Do what ``follow`` promises for a *query* that was checked; here by asking again and again."""
+        return followed(
+            lambda cursor: self.read(kinds=query.kinds, after=cursor),
+            query,
+            after,
+            lambda: wait(POLL_SECONDS) is not False,
+        )
 
     @abstractmethod
     def stats(self) -> LogStats:

@@ -89,6 +89,10 @@ def event(n: int, **changes: Any) -> Fact:
     return make_fact(n, kind=FactKind.EVENT, **changes)
 
 
+def _interrupted(_: float) -> None:
+    raise InterruptedError
+
+
 def _raised(error_type: type[Exception], call: Callable[[], object]) -> Exception:
     try:
         call()
@@ -659,6 +663,35 @@ class LogContract:
             assert log.stats().streams[FactKind.DEAD_LETTER].records == 5
             assert limited.compact(force=True).records_removed == 5
             assert log.stats().streams[FactKind.DEAD_LETTER].records == 0
+
+    # --- following ----------------------------------------------------------------------------------
+
+    def test_following_yields_what_is_there_and_then_what_comes(self, make_log: MakeLog) -> None:
+        with make_log() as log, make_log() as other, make_log() as third:
+            log.append([event(0), make_fact(1, kind=FactKind.AUDIT), event(2, actor="other")])
+            late = event(3, time_unix_nano=1)  # of a writer whose clock is behind
+            doings: list[Callable[[], object]] = [
+                lambda: other.append([late]),
+                lambda: log.append([event(4, actor="other"), event(5), make_fact(6, kind=FactKind.AUDIT)]),
+                lambda: third.append([event(7, system="new")]),
+            ]
+
+            def following(left: Iterator[Callable[[], object]]) -> Callable[[float], object]:
+                def wait(seconds: float) -> object:
+                    assert seconds >= 0
+                    doing = next(left, None)
+                    return False if doing is None else doing()
+
+                return wait
+
+            entries = list(log.follow(kinds=FactKind.EVENT, wait=following(iter(doings))))
+            assert [entry.fact.attributes["n"] for entry in entries] == [0, 2, 3, 4, 5, 7]
+            rest = list(log.follow(kinds=FactKind.EVENT, after=entries[2].cursor, wait=lambda _: False))
+            assert [entry.fact.uid for entry in rest] == [entry.fact.uid for entry in entries[3:]]
+            some = log.follow(kinds=iter([FactKind.EVENT]), actor="other", since=2, wait=lambda _: False)
+            assert [entry.fact.attributes["n"] for entry in some] == [2, 4]
+            _raised(ConfigError, lambda: list(log.follow(kinds=cast("Any", "events"))))
+            _raised(InterruptedError, lambda: list(log.follow(wait=_interrupted)))
 
     # --- stats and counts ---------------------------------------------------------------------------
 

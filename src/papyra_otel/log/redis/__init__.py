@@ -2,9 +2,10 @@
 
 ``keys`` names things, ``address`` reads the URL, ``wire`` is every connection, ``scripts`` what the server does
 atomically, ``fence`` how far each writer came, ``appending`` what is written, ``pages`` and ``source`` what is read,
-``redislog`` the whole.
+``groups`` who shares reading, ``compact`` what is removed, ``redislog`` the whole.
 """
 
+from papyra_otel.log.redis.groups import Delivery, Pending, Unseen
 from papyra_otel.log.redis.redislog import RedisLog, open_redis_log
 
-__all__ = ["RedisLog", "open_redis_log"]
+__all__ = ["Delivery", "Pending", "RedisLog", "Unseen", "open_redis_log"]

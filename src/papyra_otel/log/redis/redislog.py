@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,10 +14,13 @@ from papyra_otel.errors import LineDamaged, LogUnavailable
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
 from papyra_otel.log.codec import parse
 from papyra_otel.log.contract import FactLog, LogOptions, Lost
+from papyra_otel.log.following import followed
 from papyra_otel.log.identity import Identities
 from papyra_otel.log.merge import Query, read_merged, stats_of
 from papyra_otel.log.redis.address import Address, parse_address
 from papyra_otel.log.redis.appending import Appending
+from papyra_otel.log.redis.arrivals import LISTEN_SECONDS_MAX, Arrivals
+from papyra_otel.log.redis.groups import Delivery, Groups, Pending
 from papyra_otel.log.redis.recover import BAD_MAX, Recovery
 from papyra_otel.log.redis.scan import Scanned, Scanner
 from papyra_otel.log.redis.survey import Survey
@@ -66,6 +69,7 @@ class RedisLog(FactLog):
     def _connect(self) -> None:
         self._wire = connect(self._address)
         self._survey = Survey(self._address, self._wire)
+        self._groups = Groups(self._address, self._wire, self._survey, self._system)
         self._appending = Appending(
             self._address,
             self._wire,
@@ -113,10 +117,76 @@ class RedisLog(FactLog):
             self._survey.sources(self._system, query.kinds), query, self._retention, self._clock
         )
 
+    def _followed(self, query: Query, after: str | None, wait: Callable[[float], object]) -> Iterator[Entry]:
+        """See FactLog. The server tells at once what is new."""
+        self._check_open()
+        arrivals = Arrivals(self._address, self._wire, self._survey)
+        seconds = min(LISTEN_SECONDS_MAX, self._address.timeout_seconds / 2)
+
+        def read(cursor: str | None) -> Iterator[Entry]:
+            arrivals.mark(self._system)
+            return self.read(kinds=query.kinds, after=cursor)
+
+        def pause() -> bool:
+            while wait(0) is not False:
+                if arrivals.wait(seconds, self._system):
+                    return True
+            return False
+
+        return followed(read, query, after, pause)
+
     def stats(self) -> LogStats:
         """See FactLog."""
         self._check_open()
         return stats_of(self._survey.sources(self._system))
+
+    # --- consumer groups --------------------------------------------------------------------------
+
+    def consume(
+        self,
+        group: str,
+        consumer: str,
+        *,
+        kinds: FactKind | Iterable[FactKind] | None = None,
+        count: int = 100,
+        block_seconds: float = 0.0,
+        start: str = "oldest",
+    ) -> list[Delivery]:
+        """Give *consumer* up to *count* entries that nobody in *group* was given yet; each stays pending until ``ack``.
+
+        The group is made where it is not yet: with *start* ``oldest`` all that is stored is for it, with ``newest``
+        what comes from now on. Waits up to *block_seconds* for the first entry. Damaged entries are given out, too, so
+        that they can be acknowledged. Per stream (a system's kind, in one shard) the order is that of storing; what
+        retention hides is not left out. At least once: after a crash, a failover or a flush entries may come again, see
+        ``Unseen``. Raises ConfigError, LogUnavailable: what was given out then, and did not arrive, is there to
+        ``claim``.
+        """
+        self._check_open()
+        return self._groups.consume(
+            group, consumer, kinds=kinds, count=count, block_seconds=block_seconds, start=start
+        )
+
+    def ack(self, group: str, deliveries: Iterable[Delivery]) -> int:
+        """Note that *deliveries* are done with; return how many were pending until now. Raises LogUnavailable."""
+        self._check_open()
+        return self._groups.ack(group, deliveries)
+
+    def pending(self, group: str, *, count: int = 1000) -> tuple[Pending, ...]:
+        """Return up to *count* entries that were given out in *group* and not acknowledged, per stream oldest first.
+
+        Raises LogUnavailable.
+        """
+        self._check_open()
+        return self._groups.pending(group, count=count)
+
+    def claim(self, group: str, consumer: str, *, idle_seconds: float, count: int = 100) -> list[Delivery]:
+        """Give *consumer* up to *count* pending entries that whoever has them had for *idle_seconds* at least.
+
+        An entry that was removed meanwhile is given out once as damaged, and is then no more pending. Raises
+        ConfigError, LogUnavailable.
+        """
+        self._check_open()
+        return self._groups.claim(group, consumer, idle_seconds=idle_seconds, count=count)
 
     # --- looking after it ---------------------------------------------------------------------------
 

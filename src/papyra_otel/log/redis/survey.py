@@ -54,14 +54,19 @@ class Survey:
 
     def indexed(self) -> list[Tag]:
         """Return the tags in the index; none if it is missing, or something else."""
+        return [Tag(self._address.prefix, name) for name in sorted(self.names(None))]
+
+    def names(self, system: str | None) -> frozenset[str]:
+        """Return the names of the tags of *system*, or all, that are in the index."""
         key = index_key(self._address.prefix)
         (reply,) = self._wire.send(key, [("SMEMBERS", key)])
         if isinstance(reply, redis.RedisError):
             if "WRONGTYPE" in str(reply):
-                return []
+                return frozenset()
             raise unavailable(self._address.shown, reply)
-        names = sorted(cast("Iterable[bytes]", reply))
-        return [Tag(self._address.prefix, name.decode(errors="replace")) for name in names]
+        names = {name.decode(errors="replace") for name in cast("Iterable[bytes]", reply)}
+        tags = (Tag(self._address.prefix, name) for name in names)
+        return frozenset(tag.name for tag in tags if system is None or tag.is_of(system))
 
     def keys(self) -> Iterator[tuple[Tag, str]]:
         """Yield every key that looks like one of ours: its tag, and what it is of it. Looks at every key there is."""
