@@ -11,7 +11,7 @@ from cli.support import NANOS, NOON, Done, HandMadeLog, fact
 from papyra_otel import FactKind
 from papyra_otel.errors import CompactionRefused, LogBusy
 from papyra_otel.log.retention import parse_retention
-from papyra_otel.reports import CompactionReport, Skipped, StreamCompaction
+from papyra_otel.reports import CompactionReport, GroupHold, Skipped, StreamCompaction
 
 Run = Callable[..., Done]
 Make = Callable[..., HandMadeLog]
@@ -49,6 +49,26 @@ def test_what_was_removed_is_told_by_stream(run: Run, hand_made: Make) -> None:
         "  its writer is alive",
         "Removed 1,200 facts, 2.0 KiB.",
     ]
+
+
+def test_what_consumer_groups_held_back_or_lost_is_told(run: Run, hand_made: Make) -> None:
+    def told(*, lost: bool, dry_run: bool = False) -> list[str]:
+        groups = (
+            GroupHold(system="shop", kind=FactKind.EVENT, group="mailer", unread=3, pending=1, lost=lost),
+            GroupHold(system="shop", kind=FactKind.AUDIT, group="idle", unread=1200, pending=0, lost=lost),
+        )
+        hand_made(compact=CompactionReport(dry_run=dry_run, streams=STREAMS, groups=groups))
+        return run("compact", "--retention", "events=34").out.splitlines()[4:6]
+
+    assert told(lost=False) == [
+        "consumer group mailer holds back 3 facts not read and 1 fact not acknowledged (shop events)",
+        "consumer group idle holds back 1,200 facts not read (shop audits)",
+    ]
+    assert told(lost=True)[1] == "consumer group idle lost 1,200 facts not read (shop audits)"
+    assert (
+        told(lost=True, dry_run=True)[1]
+        == "consumer group idle would lose 1,200 facts not read (shop audits)"
+    )
 
 
 def test_a_dry_run_says_what_would_be_removed_and_how_to_do_it(run: Run, hand_made: Make) -> None:
@@ -115,6 +135,7 @@ def test_json_has_exactly_the_documented_members(run: Run, hand_made: Make) -> N
         skipped=(Skipped(place="p", reason="r"),),
         kept_in=("q.ndjson",),
         recorded=(fact(name="papyra.log.compacted").identified("9f2c41d07be3a815", 7),),
+        groups=(GroupHold(system="shop", kind=FactKind.AUDIT, group="g", unread=2, pending=1, lost=True),),
         duration_seconds=0.5,
     )
     hand_made(compact=report)
@@ -139,6 +160,9 @@ def test_json_has_exactly_the_documented_members(run: Run, hand_made: Make) -> N
         "kept_in": ["q.ndjson"],
         "skipped": [{"place": "p", "reason": "r"}],
         "recorded": ["9f2c41d07be3a815-event-7"],
+        "groups": [
+            {"system": "shop", "kind": "audit", "group": "g", "unread": 2, "pending": 1, "lost": True}
+        ],
         "duration_seconds": 0.5,
     }
 

@@ -15,7 +15,7 @@ from papyra_otel.config import OTEL_PYTHON_PAPYRA_RETENTION, Settings
 from papyra_otel.errors import CompactionRefused, ConfigError
 from papyra_otel.facts import FactKind
 from papyra_otel.log.retention import Retention, parse_retention
-from papyra_otel.reports import CompactionReport, StreamCompaction
+from papyra_otel.reports import CompactionReport, GroupHold, StreamCompaction
 
 __all__ = ["COMPACT"]
 
@@ -23,15 +23,17 @@ _EXAMPLE = "events=7d,1GiB;dead_letters=90d"
 _DESCRIPTION = f"""\
 Remove for good what retention hides already: whole files, oldest first, then the beginning of one more.
 Readers see the same before, after and in between; writers go on, and what they are writing to stays.
-Works on a full disk. Damaged bytes that would go too are kept beside the log.
+Works on a full disk. Damaged bytes that would go too are kept beside the log. In Redis, what a consumer
+group has not read and acknowledged stays, too.
 
 Without --retention, what OTEL_PYTHON_PAPYRA_RETENTION says; one of the two must be set. Ends with 0 when
 done, and with 1 when refused: an age limit would remove most of the log, and a wrong clock may be why.
+--force does both: it believes the clock, and takes from consumer groups what they have not read.
 
 --json prints one object with the members log, dry_run, records_removed, bytes_freed, streams (objects
 with system, kind, records_removed, records_kept, bytes_freed, segments_removed, segments_replaced),
-kept_in, skipped (objects with place and reason), recorded (ids of the facts about it) and
-duration_seconds; when refused, log, dry_run and refused (why).
+kept_in, skipped (objects with place and reason), recorded (ids of the facts about it), groups (objects
+with system, kind, group, unread, pending, lost) and duration_seconds; when refused, log, dry_run and refused (why).
 
 Example: papyra-otel compact --retention '{_EXAMPLE}' --dry-run
 """
@@ -43,7 +45,11 @@ def _add_arguments(parser: ArgumentParser) -> None:
         metavar="TEXT",
         help=f"what stays, for example {_EXAMPLE} (default: OTEL_PYTHON_PAPYRA_RETENTION)",
     )
-    parser.add_argument("--force", action="store_true", help="also when the clock looks wrong")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also when the clock looks wrong, and what consumer groups have not read or acknowledged",
+    )
     parser.add_argument("--dry-run", action="store_true", help="change nothing, tell what would be removed")
     add_log_options(parser)
 
@@ -104,6 +110,17 @@ def _members(report: CompactionReport) -> dict[str, Any]:
         "kept_in": list(report.kept_in),
         "skipped": skipped_members(report.skipped),
         "recorded": [fact.uid for fact in report.recorded],
+        "groups": [
+            {
+                "system": hold.system,
+                "kind": hold.kind.value,
+                "group": hold.group,
+                "unread": hold.unread,
+                "pending": hold.pending,
+                "lost": hold.lost,
+            }
+            for hold in report.groups
+        ],
         "duration_seconds": round(report.duration_seconds, 6),
     }
 
@@ -118,6 +135,8 @@ def _print(screen: Screen, report: CompactionReport, args: Namespace) -> None:
     for place in report.kept_in:
         screen.line(Cell("damaged bytes kept in ", "dim"), Cell(place, "cyan"))
     print_skipped(screen, report.skipped)
+    for hold in report.groups:
+        _print_hold(screen, hold, dry_run=report.dry_run)
     amount = f"{counted(report.records_removed, 'fact')}, {size(report.bytes_freed)}"
     if not any(map(_touched, report.streams)):
         screen.prose("Nothing to remove: retention hides nothing that could go.", "bold green")
@@ -127,6 +146,19 @@ def _print(screen: Screen, report: CompactionReport, args: Namespace) -> None:
         print_next(screen, command("compact", args, *retention, *(["--force"] * args.force)), "To do it")
     else:
         screen.prose(f"Removed {amount}.", "bold green")
+
+
+def _print_hold(screen: Screen, hold: GroupHold, *, dry_run: bool) -> None:
+    """Say what a consumer group held back, or lost."""
+    verb = "holds back" if not hold.lost else "would lose" if dry_run else "lost"
+    missing = {"not read": hold.unread, "not acknowledged": hold.pending}
+    amounts = " and ".join(f"{counted(number, 'fact')} {why}" for why, number in missing.items() if number)
+    screen.line(
+        Cell("consumer group "),
+        Cell(hold.group, "cyan"),
+        Cell(f" {verb} {amounts}", "bold red" if hold.lost else "yellow"),
+        Cell(f" ({hold.system} {hold.kind.plural})", "dim"),
+    )
 
 
 def _touched(stream: StreamCompaction) -> bool:

@@ -5,7 +5,7 @@ atomically, ``fence`` how far each writer came, ``appending`` what is written, `
 ``groups`` who shares reading, ``compact`` what is removed, ``redislog`` the whole.
 """
 
-from papyra_otel.log.redis.groups import Delivery, Pending, Unseen
+from papyra_otel.log.redis.deliveries import Delivery, Pending, Unseen
 from papyra_otel.log.redis.redislog import RedisLog, open_redis_log
 
 __all__ = ["Delivery", "Pending", "RedisLog", "Unseen", "open_redis_log"]

@@ -8,18 +8,17 @@ Compaction leaves what a group still needs (``holders``), unless forced.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import redis
 
-from papyra_otel.errors import ConfigError, LineDamaged, LogTooNew
-from papyra_otel.facts import Fact, FactKind
-from papyra_otel.log.codec import decode
+from papyra_otel.errors import ConfigError
+from papyra_otel.facts import FactKind
 from papyra_otel.log.redis.address import Address
 from papyra_otel.log.redis.arrivals import LISTEN_SECONDS_MAX, together
+from papyra_otel.log.redis.deliveries import Delivery, Pending, decoded
 from papyra_otel.log.redis.keys import KINDS, EntryId, Tag
 from papyra_otel.log.redis.meta import RESTORED
 from papyra_otel.log.redis.pages import StoredEntry, line_of, parse_entries
@@ -27,7 +26,7 @@ from papyra_otel.log.redis.survey import Survey
 from papyra_otel.log.redis.trouble import unavailable
 from papyra_otel.log.redis.wire import Command, Reply, Wire
 
-__all__ = ["Delivery", "Groups", "Pending", "Unseen"]
+__all__ = ["Groups"]
 
 _REMOVED: Final = (
     "removed: the entry is gone, compacted by force or deleted by others before it was acknowledged"
@@ -35,68 +34,6 @@ _REMOVED: Final = (
 _ROUNDS_MAX = 3
 _AT_ONCE = 500
 _SLICE_SECONDS = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """One entry as a consumer was given it: a *fact*, or what is wrong with it (*damage*). Acknowledge either.
-
-    *key* and *id* are its place, *times_delivered* how often it was given out to anyone, this time included.
-    """
-
-    system: str
-    kind: FactKind
-    key: str
-    id: str
-    fact: Fact | None
-    damage: str | None = None
-    times_delivered: int = 1
-
-    @property
-    def uid(self) -> str | None:
-        """The fact's ``<writer>-<kind>-<seq>``: the same however often it is delivered, or stored. None if damaged."""
-        return None if self.fact is None else self.fact.uid
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """One entry that *consumer* was given, *idle_seconds* ago for the last time, and has not acknowledged."""
-
-    system: str
-    kind: FactKind
-    key: str
-    id: str
-    consumer: str
-    idle_seconds: float
-    times_delivered: int
-
-
-class Unseen:
-    """Passes on each fact once: a bounded memory of uids, for who must not handle one twice. Not thread-safe.
-
-    It remembers the last *capacity* facts, in this process only: what was handled just before a crash is delivered
-    again to whoever claims it. Damaged entries always pass.
-    """
-
-    def __init__(self, capacity: int = 100_000) -> None:
-        if capacity < 1:
-            raise ConfigError(f"capacity={capacity} must be 1 or more")
-        self._capacity = capacity
-        self._seen: OrderedDict[str, None] = OrderedDict()
-
-    def __call__(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
-        """Return those of *deliveries* whose facts did not pass here lately."""
-        return [delivery for delivery in deliveries if self._is_new(delivery.uid)]
-
-    def _is_new(self, uid: str | None) -> bool:
-        if uid is None:
-            return True
-        new = uid not in self._seen
-        self._seen[uid] = None
-        self._seen.move_to_end(uid)
-        if len(self._seen) > self._capacity:
-            self._seen.popitem(last=False)
-        return new
 
 
 class _Stream(NamedTuple):
@@ -283,7 +220,7 @@ class Groups:
             yield from zip(some, self._wire.send(some[0].key, list(map(command, some))), strict=True)
 
     def _delivery(self, stream: _Stream, entry: StoredEntry, times_delivered: int) -> Delivery:
-        fact, damage = _decoded(line_of(entry))
+        fact, damage = decoded(line_of(entry))
         return Delivery(
             system=self._system_of(stream.tag) if fact is None else fact.system,
             kind=stream.kind,
@@ -369,7 +306,7 @@ class Groups:
         while count > 0:
             some = min(count, _AT_ONCE)
             (reply,) = self._wire.send(stream.key, [("XPENDING", stream.key, group, *idle, place, "+", some)])
-            if isinstance(reply, redis.ResponseError) and "NOGROUP" in str(reply):
+            if _is_no_group(reply):
                 return
             self._check(reply)
             for entry_id, consumer, idle_for, times in reply:
@@ -386,7 +323,7 @@ class Groups:
         key = stream.key
         ids = list(map(str, waiting))
         (reply,) = self._wire.send(key, [("XCLAIM", key, group, consumer, idle_ms, *ids)])
-        if isinstance(reply, redis.ResponseError) and "NOGROUP" in str(reply):
+        if _is_no_group(reply):
             return []
         self._check(reply)
         entries = {entry.id: entry for entry in parse_entries(reply)}
@@ -412,7 +349,7 @@ class Groups:
                 continue
             if line is None:
                 self._send(key, [("XACK", key, group, str(entry_id))])  # nothing is left to be done
-            fact, damage = (None, _REMOVED) if line is None else _decoded(line)
+            fact, damage = (None, _REMOVED) if line is None else decoded(line)
             found[entry_id] = Delivery(
                 system=self._system_of(stream.tag) if fact is None else fact.system,
                 kind=stream.kind,
@@ -437,20 +374,14 @@ class Groups:
             raise unavailable(self._address.shown, reply)
 
 
-def _decoded(line: bytes | None) -> tuple[Fact | None, str | None]:
-    if line is None:
-        return None, "corrupt_line: the entry's fields are not exactly data"
-    try:
-        return decode(line.removesuffix(b"\n")), None
-    except LineDamaged as error:
-        return None, f"{error.anomaly}: {error.detail}"
-    except LogTooNew as error:
-        return None, f"future_version: {error}"
+def _is_no_group(reply: Reply) -> bool:
+    return isinstance(reply, redis.ResponseError) and "NOGROUP" in str(reply)
 
 
 def _by_key(reply: Reply) -> Iterator[tuple[str, list[StoredEntry]]]:
     """Read the reply of XREADGROUP, a map or a list of pairs; nothing is None."""
-    pairs = reply.items() if isinstance(reply, dict) else cast("Iterable[Any]", reply or ())
+    items = getattr(reply, "items", None)
+    pairs: Iterable[Any] = (reply or ()) if items is None else items()
     for key, entries in pairs:
         yield key.decode(), parse_entries(entries)
 

@@ -20,7 +20,8 @@ from papyra_otel.log.merge import Query, read_merged, stats_of
 from papyra_otel.log.redis.address import Address, parse_address
 from papyra_otel.log.redis.appending import Appending
 from papyra_otel.log.redis.arrivals import LISTEN_SECONDS_MAX, Arrivals
-from papyra_otel.log.redis.groups import Delivery, Groups, Pending
+from papyra_otel.log.redis.deliveries import Delivery, Pending
+from papyra_otel.log.redis.groups import Groups
 from papyra_otel.log.redis.recover import BAD_MAX, Recovery
 from papyra_otel.log.redis.scan import Scanned, Scanner
 from papyra_otel.log.redis.survey import Survey
