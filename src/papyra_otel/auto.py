@@ -29,6 +29,7 @@ class RecordingConfiguration:
     retention: str | None = None
     fsync: str | None = None
     write: str | None = None
+    spill: str | None = None
     messages: str | None = None
     payload: str | None = None
     forward: str | None = None

@@ -28,6 +28,7 @@ OTEL_PYTHON_PAPYRA_STARTUP: Final = "OTEL_PYTHON_PAPYRA_STARTUP"
 OTEL_PYTHON_PAPYRA_RETENTION: Final = "OTEL_PYTHON_PAPYRA_RETENTION"
 OTEL_PYTHON_PAPYRA_FSYNC: Final = "OTEL_PYTHON_PAPYRA_FSYNC"
 OTEL_PYTHON_PAPYRA_WRITE: Final = "OTEL_PYTHON_PAPYRA_WRITE"
+OTEL_PYTHON_PAPYRA_SPILL: Final = "OTEL_PYTHON_PAPYRA_SPILL"
 OTEL_PYTHON_PAPYRA_MESSAGES: Final = "OTEL_PYTHON_PAPYRA_MESSAGES"
 OTEL_PYTHON_PAPYRA_PAYLOAD: Final = "OTEL_PYTHON_PAPYRA_PAYLOAD"
 OTEL_PYTHON_PAPYRA_FORWARD: Final = "OTEL_PYTHON_PAPYRA_FORWARD"
@@ -58,7 +59,10 @@ class FsyncMode(str, Enum):
 
 
 class WriteMode(str, Enum):
-    """Whether a fact is with the kernel when ``emit`` returns, or waits in the ring for the writer thread."""
+    """Whether a fact is with the kernel when ``emit`` returns, or waits in the ring for the writer thread.
+
+    A log behind a network is always written by the thread.
+    """
 
     THROUGH = "through"
     QUEUED = "queued"
@@ -119,7 +123,8 @@ class Settings:
     """Everything a user can choose. Wrong values cannot exist: building one raises ConfigError.
 
     *log* is a log URL. *system* names the actor system where it has no id of its own, and overrides it
-    where it has. Intervals in seconds; *scan_interval_seconds* None means off.
+    where it has. *write* None leaves it to the log. *spill* is the absolute path of a folder, None means off. Intervals
+    in seconds; *scan_interval_seconds* None means off.
     """
 
     log: str = "file:papyra-facts"
@@ -127,7 +132,8 @@ class Settings:
     startup: StartupMode = StartupMode.SCAN
     retention: Retention = field(default_factory=Retention)
     fsync: FsyncMode = FsyncMode.INTERVAL
-    write: WriteMode = WriteMode.THROUGH
+    write: WriteMode | None = None
+    spill: str | None = None
     messages: MessagePolicy = field(default_factory=MessagePolicy)
     payload: PayloadMode = PayloadMode.REDACTED
     forward: ForwardMode = ForwardMode.LIVE
@@ -242,6 +248,18 @@ def _messages(value: Any) -> MessagePolicy:
     return value if isinstance(value, MessagePolicy) else MessagePolicy(str(value).strip().lower())
 
 
+def _spill(value: Any) -> str | None:
+    from papyra_otel.log.file.spool import root_of_spool  # noqa: PLC0415 - takes a while to import
+
+    text = str(value).strip()
+    if text.lower() == "off":
+        return None
+    try:
+        return os.path.abspath(root_of_spool(text))  # noqa: PTH100 - a path as the kernel takes it
+    except ConfigError as error:
+        raise ConfigError(f"{OTEL_PYTHON_PAPYRA_SPILL}: {error}") from None
+
+
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "log": _text,
     "system": _text,
@@ -249,6 +267,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "retention": _retention,
     "fsync": _mode(OTEL_PYTHON_PAPYRA_FSYNC, FsyncMode),
     "write": _mode(OTEL_PYTHON_PAPYRA_WRITE, WriteMode),
+    "spill": _spill,
     "messages": _messages,
     "payload": _mode(OTEL_PYTHON_PAPYRA_PAYLOAD, PayloadMode),
     "forward": _mode(OTEL_PYTHON_PAPYRA_FORWARD, ForwardMode),

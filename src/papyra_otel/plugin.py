@@ -28,7 +28,8 @@ from papyra_otel.errors import (
 )
 from papyra_otel.facts import Fact
 from papyra_otel.log import FactLog, LogOptions, open_log
-from papyra_otel.log.contract import Mark
+from papyra_otel.log.contract import Lost, Mark
+from papyra_otel.log.file.spool import Spool
 from papyra_otel.log.retention import Retention
 from papyra_otel.payload import redact_url
 from papyra_otel.pipeline import startup
@@ -40,9 +41,10 @@ from papyra_otel.pipeline.logger import FactLogger, FactLoggerProvider
 from papyra_otel.pipeline.metrics import Metrics, Source
 from papyra_otel.pipeline.otel import Scope
 from papyra_otel.pipeline.scanner import Scanner
+from papyra_otel.pipeline.spill import Spill
 from papyra_otel.pipeline.timed import TimedLog
 from papyra_otel.pipeline.upkeep import Telling, Upkeep, fact_of_mark
-from papyra_otel.pipeline.writer import FactWriter
+from papyra_otel.pipeline.writer import Ended, FactWriter
 from papyra_otel.recorder import Recorder
 from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 from papyra_otel.runtimes.adapter import Adapter, RuntimeCapabilities
@@ -88,6 +90,9 @@ class Recording:
         self._scanner: Scanner | None = None
         self._emitter: FactLogger | _Nowhere = _Nowhere()
         self._store: FactLogger | None = None
+        self._spill: Spill | None = None
+        self._said_spilled = 0
+        self._reachable = True
         if settings is not None and self.active:
             self._assemble(settings)
         self.recorder: Recorder = self._new_recorder(settings)
@@ -156,17 +161,23 @@ class Recording:
 
     def _assemble(self, settings: Settings) -> None:
         live = settings.forward is ForwardMode.LIVE
-        options = LogOptions(fsync=settings.fsync.value, on_mark=self._post_mark if live else None)
+        options = LogOptions(
+            fsync=settings.fsync.value, on_mark=self._post_mark if live else None, on_lost=self._note_lost
+        )
         log = open_log(settings.log, retention=settings.retention, options=options)
-        try:
-            log.prepare()
-        except LogTooNew as error:  # our own segments stand beside the newer ones: recording is safe
-            _say(f"{error} Recording goes on.")
-        _say_unsupported(settings)
+        self._reachable = _prepared(log, settings)
+        _say_unsupported(settings, log)
         self._backend = log.capabilities.backend
         self._log = TimedLog(log, self._post_duration)
-        queued = settings.write is WriteMode.QUEUED
-        self._writer = FactWriter(self._log, self._counters, queued=queued)
+        far = log.capabilities.behind_a_network
+        self._spill = _opened_spill(settings, self._counters, self._backend) if far else None
+        self._writer = FactWriter(
+            self._log,
+            self._counters,
+            queued=far or settings.write is WriteMode.QUEUED,
+            spill=self._spill,
+            chore=self._beat if far else None,
+        )
         provider = FactLoggerProvider(
             self._writer,
             self._counters,
@@ -195,6 +206,17 @@ class Recording:
                 system=settings.system or settings.service_name,
             )
         )
+
+    def _beat(self) -> None:
+        """Show that this process lives: as the writer, and as the one that looks after the log."""
+        if self._log is not None:
+            self._log.beat()
+        if self._upkeep is not None:
+            self._upkeep.beat()
+
+    def _note_lost(self, lost: Lost) -> None:
+        """Take note of what the log acknowledged and lost; it is locked just now."""
+        self._writer.note_lost(lost)
 
     def _forward(self, fact: Fact) -> None:
         if self._forwarder is not None:
@@ -226,14 +248,17 @@ class Recording:
             waiting=self._writer.waiting,
             last_audits=self.recorder.last_audits_unix_nano,
             health=self._upkeep.health,
+            spill_bytes=None if self._spill is None else self._spill.size_bytes,
         )
         _metrics.attach(self._source)
         try:
-            startup.start(self._upkeep, settings.startup, settings.log, _say)
+            if self._reachable:
+                startup.start(self._upkeep, settings.startup, settings.log, _say)
         except BaseException:
             self.close()
             raise
         self._courier.start()
+        self._writer.begin()
         self._begin_scanning(self._upkeep, settings)
 
     def _begin_scanning(self, upkeep: Upkeep, settings: Settings) -> None:
@@ -295,7 +320,7 @@ class Recording:
         self._auditor.stop()
         self._stop_scanning()
         with self._guard("close"):
-            self._say_lost(self._writer.close())
+            self._say_left(self._writer.close())
         self._log.close()
         if self._upkeep is not None:
             self._upkeep.close()
@@ -308,8 +333,7 @@ class Recording:
             self._auditor.stop()  # an audit from now on would miss the application's provider
             self._stop_scanning()
             with self._guard("at_exit"):
-                self._writer.drain()
-                self._say_lost(self._writer.waiting()[0])
+                self._say_left(self._writer.end())
             self._log.seal()
             if self._upkeep is not None:
                 self._upkeep.seal()
@@ -324,9 +348,15 @@ class Recording:
         self._courier.stop()
         self._courier.run_waiting()
 
-    def _say_lost(self, count: int) -> None:
-        if count:
-            _say(f"{count} facts could not be written to {self.log_url} and are lost.")
+    def _say_left(self, ended: Ended) -> None:
+        if ended.spilled and self._spill is not None and ended.spilled != self._said_spilled:
+            self._said_spilled = ended.spilled
+            _say(
+                f"{ended.spilled} facts for {self.log_url} wait in {self._spill.root}; "
+                "the next process that records there with this spill stores them."
+            )
+        if ended.left:
+            _say(f"{ended.left} facts could not be written to {self.log_url} and are lost.")
 
     def after_fork_in_child(self) -> None:
         """Go on as a new writer with counts from zero; the parent keeps what it had."""
@@ -494,10 +524,54 @@ def _guarded_instrument(recording: Recording, runtime: str) -> None:
         _say(f"{runtime} is not recorded: its instrumentation failed; see the log. The application runs on.")
 
 
-def _say_unsupported(settings: Settings) -> None:
-    """Say which of the chosen settings this version cannot honour: nothing is pretended."""
+def _prepared(log: FactLog, settings: Settings) -> bool:
+    """Make *log* ready; say whether it could be reached. One behind a network need not be there yet.
+
+    A recorder must not depend on the order in which things start, so facts wait; docs/decisions/0035 says more.
+    """
+    try:
+        log.prepare()
+    except LogTooNew as error:  # our own segments stand beside the newer ones: recording is safe
+        _say(f"{error} Recording goes on.")
+    except LogUnavailable as error:
+        if settings.startup is StartupMode.FAIL or not log.capabilities.behind_a_network:
+            raise
+        place = "memory" if settings.spill is None else f"memory and in {settings.spill}"
+        _say(
+            f"{str(error).rstrip('.')}. Recording begins all the same: facts wait in {place} until it is there."
+        )
+        return False
+    return True
+
+
+def _opened_spill(settings: Settings, counters: Counters, backend: str) -> Spill | None:
+    """Return what keeps facts on the disk while the log is away. A folder that cannot be written may be later."""
+    if settings.spill is None:
+        return None
+    spool = Spool(settings.spill, fsync=settings.fsync.value, told=_say)
+    try:
+        spool.prepare()
+    except LogUnavailable as error:
+        if settings.startup is StartupMode.FAIL:
+            raise
+        _say(f"spill: {str(error).rstrip('.')}. Until that is put right facts wait in memory only.")
+    return Spill(spool, counters, backend=backend)
+
+
+def _say_unsupported(settings: Settings, log: FactLog) -> None:
+    """Say which of the chosen settings cannot be honoured: nothing is pretended."""
+    able = log.capabilities
     if settings.forward is ForwardMode.OUTBOX:
         _say("forward=outbox is not supported by this version; facts are recorded without it.")
+    if settings.write is WriteMode.THROUGH and able.behind_a_network:
+        _say(
+            f"write=through: the {able.backend} log is behind a network, so facts are queued all the same: "
+            "no actor waits for a server."
+        )
+    if settings.spill is not None and not able.behind_a_network:
+        _say(
+            f"spill: the {able.backend} log is on this machine and needs none; facts are recorded without it."
+        )
 
 
 def _default_system(settings: Settings, otherwise: str) -> str:

@@ -154,7 +154,7 @@ def test_the_background_thread_tries_again_by_itself(make_pipeline):
 def test_closing_tries_once_more_and_says_what_is_lost(pipeline):
     pipeline.log.away = "EIO"
     pipeline.emit(0)
-    assert pipeline.writer.close() == 1
+    assert pipeline.writer.close() == (0, 1)
     assert pipeline.counters.total(semconv.PERSISTENCE_DROPPED) == 1
 
 

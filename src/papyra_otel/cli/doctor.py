@@ -115,6 +115,10 @@ def _default(settings: Settings, name: str) -> str:
     if name.endswith("_interval"):
         seconds: float | None = getattr(settings, f"{name}_seconds")
         return "off" if seconds is None else f"{seconds:g}s"
+    if name == "write" and settings.write is None:
+        return "(by the log)"
+    if name == "spill" and settings.spill is None:
+        return "off"
     value = getattr(settings, name)
     return str(value).lower() if isinstance(value, bool) else str(getattr(value, "value", None) or value.text)
 

@@ -257,6 +257,27 @@ class FactLog(ABC):
         """
         return ()
 
+    def risks(self) -> tuple[Check, ...]:
+        """Tell what could lose acknowledged facts without a word, such as a server's settings.
+
+        Raises LogUnavailable when the log cannot be reached. Nothing to tell by default.
+        """
+        return ()
+
+    # --- between writers ----------------------------------------------------------------------------
+
+    def adopt(self, facts: Sequence[Fact], /) -> None:
+        """Store facts that other writers of this log, ended by now, identified and could not store. Each once.
+
+        Whoever adopts sees to the order: a fact is taken for stored when a later one of the same writer and kind is.
+        Raises as ``append``; ValueError for a fact without identity; NotSupported.
+        """
+        raise self._not_supported("adopt facts")
+
+    def beat(self) -> None:
+        """Show others that this process still writes, where only signs of life tell that. Never raises."""
+        return
+
     def _not_supported(self, verb: str) -> NotSupported:
         return NotSupported(f"the {self.capabilities.backend} log cannot {verb}; see log.capabilities")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from papyra_otel.facts import Fact, FactKind
 
-__all__ = ["Identities"]
+__all__ = ["GivenIdentities", "Identities"]
 
 
 _NOTHING = [0]
@@ -88,6 +88,20 @@ class Identities:
         self._lock = threading.Lock()
         self._writers.clear()
         self._next_seq.clear()
+
+
+class GivenIdentities(Identities):
+    """Takes every fact as another log identified it; that one has a single writer for each system at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: "")
+
+    def of(self, fact: Fact) -> tuple[str, int]:
+        """Return the identity of *fact*. ValueError if it has none."""
+        if fact.writer is None or fact.seq is None:
+            raise ValueError("a fact without identity cannot be kept for another log: reserve one there")
+        self._writers[fact.system] = fact.writer
+        return fact.writer, fact.seq
 
 
 _all: weakref.WeakSet[Identities] = weakref.WeakSet()

@@ -33,7 +33,7 @@ class Source:
 
     *appended* returns (records, bytes) by (system, kind); *waiting* (size, capacity, oldest ns or None);
     *last_audits* the time of the last audit by system, in nanoseconds since the epoch; *health* what is known of
-    the log's state.
+    the log's state; *spill_bytes* how much waits on the disk, None without a spill.
     """
 
     backend: str
@@ -42,6 +42,7 @@ class Source:
     waiting: Callable[[], tuple[int, int, int | None]]
     last_audits: Callable[[], dict[str, int]]
     health: Callable[[], Health | None]
+    spill_bytes: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,12 @@ COUNTED = (
         "{record}",
         (s.BACKEND_TYPE, s.FACT_KIND, s.ERROR_TYPE, s.SYSTEM_ID),
         "Facts that nobody accepted",
+    ),
+    _Counted(
+        s.PERSISTENCE_SPILLED,
+        "{record}",
+        (s.BACKEND_TYPE, s.FACT_KIND, s.SYSTEM_ID),
+        "Facts kept on the local disk while the log was away",
     ),
     _Counted(s.PERSISTENCE_SCANS, "{scan}", (s.BACKEND_TYPE, s.ERROR_TYPE), "Scans of the log"),
     _Counted(
@@ -194,6 +201,7 @@ class Metrics:
                 "Age of the fact that waits longest, 0 when none does",
                 self._queue_age,
             ),
+            (s.SPILL_SIZE, "By", "What waits on the local disk for the log", self._spill_size),
             (s.AUDIT_AGE, "s", "Time since the last audit", self._audit_age),
         ):
             meter.create_observable_gauge(name, [self._reading(read, None)], unit, description)
@@ -249,6 +257,11 @@ class Metrics:
         oldest = source.waiting()[2]
         age = 0.0 if oldest is None else max(self._clock() - oldest, 0) / _NANOS
         yield Observation(age, {s.BACKEND_TYPE: source.backend})
+
+    @staticmethod
+    def _spill_size(source: Source, _: object) -> Iterable[Observation]:
+        if source.spill_bytes is not None:
+            yield Observation(source.spill_bytes(), {s.BACKEND_TYPE: source.backend})
 
     def _audit_age(self, source: Source, _: object) -> Iterable[Observation]:
         for system, moment in source.last_audits().items():

@@ -11,6 +11,7 @@ from typing import cast
 
 from papyra_otel import semconv
 from papyra_otel.facts import Fact, FactKind
+from papyra_otel.log.contract import Lost
 
 __all__ = ["Losses", "Ring"]
 
@@ -50,6 +51,9 @@ class Ring:
 
     def __len__(self) -> int:
         return self._size
+
+    def __iter__(self) -> Iterator[Fact]:
+        return (fact for cell in self._order for fact in cell)
 
     def put(self, fact: Fact) -> list[Fact]:
         """Add *fact* at the end; return what had to give way."""
@@ -196,6 +200,13 @@ class Losses:
         self._error_types[fact.system] = error_type
         if fact.name == semconv.FACT_DROPPED:
             self._add_explained(fact)
+
+    def add_range(self, lost: Lost) -> None:
+        """Note that a log lost what it had acknowledged."""
+        entry = self._of(lost.system, lost.writer, lost.kind)
+        entry.count += lost.last - lost.first + 1
+        entry.add_range(lost.first, lost.last)
+        self._error_types[lost.system] = lost.error_type
 
     def _of(self, system: str, writer: str, kind: FactKind) -> _Lost:
         return self._lost.setdefault((system, writer, kind), _Lost())

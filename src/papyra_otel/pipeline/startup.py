@@ -10,7 +10,7 @@ from papyra_otel.config import StartupMode
 from papyra_otel.errors import LogBusy, LogDamaged
 from papyra_otel.payload import redact_url
 from papyra_otel.pipeline.upkeep import Upkeep
-from papyra_otel.reports import ANOMALY_SEVERITIES, ScanReport
+from papyra_otel.reports import ANOMALY_SEVERITIES, Check, ScanReport
 
 __all__ = ["SCAN_SECONDS_MAX", "start"]
 
@@ -23,6 +23,7 @@ def start(upkeep: Upkeep, mode: StartupMode, url: str, say: Callable[[str], None
     """Do what *mode* asks. Raises LogDamaged, and only for ``fail``; *say* is given one line for an operator."""
     if mode is StartupMode.IGNORE:
         return
+    _look_for_risks(upkeep, mode, redact_url(url), say)
     capabilities = upkeep.capabilities
     if not capabilities.scan:
         if mode is not StartupMode.SCAN:
@@ -45,6 +46,31 @@ def start(upkeep: Upkeep, mode: StartupMode, url: str, say: Callable[[str], None
         raise LogDamaged(f"{shown} has {in_words(found)}. {_remedy(shown)}")
     else:
         say(f"{shown} has {in_words(found)}. {_remedy(shown)}")
+
+
+def _look_for_risks(upkeep: Upkeep, mode: StartupMode, shown: str, say: Callable[[str], None]) -> None:
+    """Refuse, or tell, what could lose acknowledged facts without a word."""
+    try:
+        found = [risk for risk in upkeep.risks() if not risk.ok]
+    except Exception as error:
+        if mode is StartupMode.FAIL:
+            raise LogDamaged(f"{shown}: what could lose facts cannot be looked at: {_said(error)}") from error
+        _logger.warning("papyra_otel could not look at the risks of %s", shown, exc_info=error)
+        say(
+            f"{shown}: what could lose facts cannot be looked at: {_said(error)} Recording begins all the same."
+        )
+        return
+    severe = [risk for risk in found if risk.status == "FAIL"]
+    if severe and mode is StartupMode.FAIL:
+        raise LogDamaged(f"{shown} could lose facts without a word: {' '.join(map(_risk_in_words, severe))}")
+    for risk in found:
+        say(f"{shown}: {_risk_in_words(risk)}")
+        upkeep.tell_risk(risk)
+
+
+def _risk_in_words(risk: Check) -> str:
+    remedy = "" if risk.remedy is None else f" Remedy: {risk.remedy.rstrip('.')}."
+    return f"{risk.name}: {risk.detail.rstrip('.')}.{remedy}"
 
 
 def in_words(report: ScanReport) -> str:

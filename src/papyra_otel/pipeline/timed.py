@@ -132,6 +132,18 @@ class TimedLog(FactLog):
         """See FactLog."""
         return self._log.preflight()
 
+    def risks(self) -> tuple[Check, ...]:
+        """See FactLog."""
+        return self._log.risks()
+
+    def adopt(self, facts: Sequence[Fact], /) -> None:
+        """See FactLog."""
+        self._log.adopt(facts)
+
+    def beat(self) -> None:
+        """See FactLog."""
+        self._log.beat()
+
     def seal(self) -> None:
         """See FactLog."""
         self._log.seal()

@@ -23,6 +23,7 @@ from papyra_otel.pipeline.otel import OtelLogger
 from papyra_otel.reports import (
     ANOMALY_SEVERITIES,
     Anomaly,
+    Check,
     CompactionReport,
     ProgressCallback,
     RecoveryReport,
@@ -200,6 +201,29 @@ class Upkeep:
         self._subtract(report)
         self._forward(report.recorded)
         return report
+
+    def risks(self) -> tuple[Check, ...]:
+        """Return what the log says could lose facts without a word. Raises LogUnavailable."""
+        return self._log.risks()
+
+    def tell_risk(self, risk: Check) -> None:
+        """Make a fact of *risk*. Never raises."""
+        optional = {} if risk.remedy is None else {semconv.RISK_REMEDY: risk.remedy}
+        self._telling.logger.emit(
+            severity_text=risk.severity,
+            event_name=semconv.LOG_RISK,
+            attributes={
+                semconv.SYSTEM_ID: self._system or _OTHERWISE,
+                semconv.BACKEND_TYPE: self._backend,
+                semconv.RISK_NAME: risk.name,
+                semconv.RISK_DETAIL: risk.detail,
+                **optional,
+            },
+        )
+
+    def beat(self) -> None:
+        """Show that this process lives. Never raises."""
+        self._log.beat()
 
     def seal(self) -> None:
         """End what was opened for writing. Never raises."""

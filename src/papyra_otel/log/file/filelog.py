@@ -19,6 +19,7 @@ from papyra_otel.log.file.layout import SegmentName, root_of_url
 from papyra_otel.log.file.reader import FileSource
 from papyra_otel.log.file.reserve import RESERVE_BYTES
 from papyra_otel.log.file.writing import SEGMENT_BYTES_MAX, UNSYNCED_BYTES_MAX, FileWriting
+from papyra_otel.log.identity import Identities
 from papyra_otel.log.merge import Query, read_merged, stats_of
 from papyra_otel.log.retention import Retention, parse_retention
 from papyra_otel.reports import Check, CompactionReport, ProgressCallback, RecoveryReport, ScanReport
@@ -42,7 +43,8 @@ class FileLog(FileWriting):
     ``append`` writes through: when it returns the kernel has the lines, so killing the process loses
     none. What a power cut may take is what *options.fsync* allows. After a failed fsync a file is left for
     good, and what it may have lost is written again: as much as *unsynced_bytes_max* bytes of memory hold.
-    A forked child writes as a new writer into segments of its own. Who removes segments that are being
+    A forked child writes as a new writer into segments of its own. *identities* are given where facts have them from
+    another log. Who removes segments that are being
     written loses up to 0.1 s of facts more.
     """
 
@@ -59,6 +61,7 @@ class FileLog(FileWriting):
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
         unsynced_bytes_max: int = UNSYNCED_BYTES_MAX,
         reserve_bytes: int = RESERVE_BYTES,
+        identities: Identities | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -69,6 +72,7 @@ class FileLog(FileWriting):
             segment_bytes_max=segment_bytes_max,
             unsynced_bytes_max=unsynced_bytes_max,
             reserve_bytes=reserve_bytes,
+            identities=identities,
         )
         self._system = system
         self._retention = retention or Retention()

@@ -58,6 +58,7 @@ class FileWriting(FactLog):
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
         unsynced_bytes_max: int = UNSYNCED_BYTES_MAX,
         reserve_bytes: int = RESERVE_BYTES,
+        identities: Identities | None = None,
     ) -> None:
         self._root = os.path.abspath(root)
         self._options = options or LogOptions()
@@ -69,7 +70,7 @@ class FileWriting(FactLog):
         self._segment_bytes_max = segment_bytes_max
         self._unsynced_bytes_max = unsynced_bytes_max
         self._lock = threading.RLock()
-        self._identities = Identities(new_writer)
+        self._identities = identities or Identities(new_writer)
         self._streams: dict[tuple[str, FactKind], Stream] = {}
         self._memory = Memory(unsynced_bytes_max)
         self._uncertain = 0

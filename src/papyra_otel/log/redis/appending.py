@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -60,12 +61,14 @@ class _Writer:
     streams: dict[FactKind, _Stream] = field(default_factory=lambda: {kind: _Stream() for kind in KINDS})
     seen_ms: int = -1
     listed: bool = False
+    sealed: bool = False
 
 
 class Appending:
     """Sends facts. One batch at a time; any thread may call. Remembers per system how far it came.
 
-    *lost* is told what the server acknowledged and lost for good, while the lock is held.
+    *lost* is told what the server acknowledged and lost for good, while the lock is held. *failing* says that the
+    server did not do the last that was asked of it.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class Appending:
         """Begin anew: what was sent was the parent's."""
         self._lock = threading.RLock()
         self._writers: dict[str, _Writer] = {}
+        self._adopted: dict[tuple[str, str], _Writer] = {}
+        self.failing: bool = False
         self._recent: deque[tuple[_Stream, list[_Numbered]]] = deque()  # oldest first
         self._recent_facts = self._recent_bytes = 0
 
@@ -102,19 +107,36 @@ class Appending:
         with self._lock:
             for fact in facts:
                 self._identities.check(fact)
-            for system, some in _by_system(facts):
-                writer = self._writer(system)
-                for batch in _batches(self._numbered(some)):
-                    self._append(writer, batch)
+            with self._trying():
+                for system, some in _by_system(facts):
+                    writer = self._writer(system)
+                    for batch in _batches(self._numbered(some)):
+                        self._append(writer, batch)
+
+    def adopt(self, facts: Sequence[Fact]) -> None:
+        """See ``FactLog.adopt``. The fence knows how far each writer came; what was acknowledged, nobody knows now."""
+        if any(fact.writer is None or fact.seq is None for fact in facts):
+            raise ValueError("only facts that their writer identified can be adopted")
+        with self._lock, self._trying():
+            for fact_of, some in groupby(facts, key=lambda fact: (fact.system, fact.writer or "", fact.kind)):
+                system, writer_id, kind = fact_of
+                writer = self._adopted.setdefault(
+                    (system, writer_id), _Writer(writer_id, system, self._tag(writer_id, system))
+                )
+                for batch in _batches((kind, fact.seq or 0, encode(fact)) for fact in some):
+                    reply = self._sent(writer, batch, trusted=True)
+                    writer.streams[kind].records += int(reply[4])
+                    writer.streams[kind].size_bytes += int(reply[5])
 
     def appended(self) -> dict[tuple[str, FactKind], tuple[int, int]]:
         """See ``FactLog.appended``."""
-        return {
-            (writer.system, kind): (stream.records, stream.size_bytes)
-            for writer in list(self._writers.values())
-            for kind, stream in writer.streams.items()
-            if stream.records
-        }
+        amounts: dict[tuple[str, FactKind], tuple[int, int]] = {}
+        for writer in [*list(self._writers.values()), *list(self._adopted.values())]:
+            for kind, stream in writer.streams.items():
+                if stream.records:
+                    records, size_bytes = amounts.get((writer.system, kind), (0, 0))
+                    amounts[writer.system, kind] = records + stream.records, size_bytes + stream.size_bytes
+        return amounts
 
     def has(self, fact: Fact) -> bool:
         """Say whether *fact* was acknowledged."""
@@ -125,10 +147,13 @@ class Appending:
     def seal(self, *, sealed: bool = True) -> None:
         """Note on the server that the writers here end in order; or, not *sealed*, that they live.
 
-        The latter also lists their systems again, should the index have been lost. Raises LogUnavailable.
+        The latter also lists their systems again, should the index have been lost. Who has ended is asked for nothing
+        more until it writes again. Raises LogUnavailable.
         """
-        with self._lock:
+        with self._lock, self._trying():
             for writer in self._writers.values():
+                if writer.sealed:
+                    continue
                 fields = [
                     field_of(writer.id, kind)
                     for kind, stream in writer.streams.items()
@@ -140,6 +165,7 @@ class Appending:
                     self._list(writer)
                     reply, _ = run(self._wire, "seal", [writer.tag.fence], [int(sealed), *fields])
                     self._raise(reply)
+                    writer.sealed = sealed
                     if sealed:
                         self._mark_all(writer, semconv.LOG_SEALED)
 
@@ -149,10 +175,25 @@ class Appending:
         known = self._writers.get(system)
         if known is None:
             writer = self._identities.writer(system)
-            shard = int(writer[:8], 16) % self._address.shards
-            tag = Tag.new(self._address.prefix, system, shard)
-            known = self._writers[system] = _Writer(writer, system, tag)
+            known = self._writers[system] = _Writer(writer, system, self._tag(writer, system))
         return known
+
+    def _tag(self, writer: str, system: str) -> Tag:
+        shard = int(writer[:8], 16) % self._address.shards
+        return Tag.new(self._address.prefix, system, shard)
+
+    @contextmanager
+    def _trying(self) -> Generator[None]:
+        """Remember whether the server did what it was asked."""
+        self.failing = True
+        try:
+            yield
+        except LogUnavailable:
+            raise
+        except BaseException:
+            self.failing = False  # not the server's fault
+            raise
+        self.failing = False
 
     def _numbered(self, facts: Sequence[Fact]) -> Iterator[tuple[FactKind, int, bytes]]:
         for (kind, is_new), run_of in groupby(facts, key=lambda fact: (fact.kind, fact.writer is None)):
@@ -191,6 +232,7 @@ class Appending:
 
     def _sent(self, writer: _Writer, batch: dict[FactKind, list[_Numbered]], *, trusted: bool) -> Reply:
         self._list(writer)
+        writer.sealed = False
         arguments: list[object] = [
             writer.id,
             writer.system.encode(errors="backslashreplace"),

@@ -109,6 +109,17 @@ class RedisLog(FactLog):
         self._check_open()
         self._appending.append(facts)
 
+    def adopt(self, facts: Sequence[Fact], /) -> None:
+        """See FactLog."""
+        self._check_open()
+        self._appending.adopt(facts)
+
+    def beat(self) -> None:
+        """See FactLog. Refreshes when this process's writers were last seen."""
+        if not self._closed:
+            with suppress(LogUnavailable):
+                self._appending.seal(sealed=False)
+
     # --- reading ----------------------------------------------------------------------------------
 
     def select(self, query: Query) -> Iterator[Entry]:
@@ -297,9 +308,10 @@ class RedisLog(FactLog):
     # --- ends -------------------------------------------------------------------------------------
 
     def seal(self) -> None:
-        """See FactLog."""
-        with suppress(LogUnavailable):
-            self._appending.seal()
+        """See FactLog. Who did not answer just now is not asked again: an exit must not take twice as long."""
+        if not self._appending.failing:
+            with suppress(LogUnavailable):
+                self._appending.seal()
 
     def appended(self) -> dict[tuple[str, FactKind], tuple[int, int]]:
         """See FactLog."""
