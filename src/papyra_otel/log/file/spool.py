@@ -117,8 +117,10 @@ class Spool:
         """End what is open. What waits stays for the next process. Never raises."""
         with self._lock:
             self._log.close()
-            for writer in list(self._claims):
-                self._release(writer, remove=False)
+            with suppress(LogUnavailable):
+                waiting = {name.writer for _, name in self._segments()}
+                for writer in list(self._claims):
+                    self._release(writer, remove=writer not in waiting)
 
     # --- taking -------------------------------------------------------------------------------------
 
@@ -150,6 +152,9 @@ class Spool:
             with self._orphaned(writer) as orphaned:
                 if orphaned:
                     yield from self._orphan(segments)
+        for writer in self._alive_writers() - by_writer.keys() - self._claims.keys():
+            with self._orphaned(writer):  # killed before it could put anything
+                pass
 
     def _orphan(self, segments: list[tuple[StreamFolder, SegmentName]]) -> Generator[list[Fact]]:
         streams = dict.fromkeys(stream for stream, _ in segments)
@@ -232,12 +237,19 @@ class Spool:
     def _alive(self, writer: str) -> str:
         return os.path.join(self._root, f"{_ALIVE}{writer}")
 
+    def _alive_writers(self) -> set[str]:
+        try:
+            names = self._fs.names(self._root)
+        except OSError:
+            return set()
+        return {name.removeprefix(_ALIVE) for name in names if name.startswith(_ALIVE)}
+
     def _claimed(self, path: str) -> int:
         """Return the descriptor of a locked file at *path*. Raises OSError."""
         with suppress(FileNotFoundError):
             self._fs.unlink(path)  # of an earlier recording in this process: writers are never used again
         fd = self._fs.create(path)
-        if not self._fs.lock(fd):
+        if not (self._fs.lock(fd) and self._fs.linked(fd)):  # somebody takes it for that of a dead process
             self._fs.close(fd)
             raise BlockingIOError(11, "another process has locked a file just created", path)
         return fd
