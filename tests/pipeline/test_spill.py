@@ -86,9 +86,7 @@ class Process:
         self.spool._log._flusher.stop()
 
     def seqs(self, kind: str = "e") -> list[int]:
-        return sorted(
-            seq for writer, each, seq in self.log.server.facts if each is KINDS[kind]
-        )
+        return sorted(seq for writer, each, seq in self.log.server.facts if each is KINDS[kind])
 
 
 @pytest.fixture
@@ -321,7 +319,11 @@ def test_a_forked_childs_spill_is_its_own(process, tmp_path):
     assert process.writer._work() is True
     assert Counter(writer for writer, _, _ in process.log.server.facts).most_common() == [
         (process.emitted[0][0], 1),
-        *[each for each in Counter(w for w, _, _ in process.log.server.facts).items() if each[0] != process.emitted[0][0]],
+        *[
+            each
+            for each in Counter(w for w, _, _ in process.log.server.facts).items()
+            if each[0] != process.emitted[0][0]
+        ],
     ]
     assert len(process.log.server.facts) == 2, "the child's, too: it is dead"
 

@@ -24,7 +24,7 @@ from papyra_otel.log.contract import Lost, Mark
 from papyra_otel.log.identity import Identities
 from papyra_otel.log.redis.address import Address, Durability
 from papyra_otel.log.redis.fence import field_of
-from papyra_otel.log.redis.keys import KINDS, EntryId, Tag, index_key
+from papyra_otel.log.redis.keys import KINDS, Tag, index_key
 from papyra_otel.log.redis.scripts import run
 from papyra_otel.log.redis.trouble import unavailable
 from papyra_otel.log.redis.wire import Command, Reply, Wire
@@ -43,9 +43,14 @@ _Numbered = tuple[int, bytes]  # seq, line
 
 @dataclass(slots=True)
 class _Stream:
-    """What is known of one writer's facts of one kind. *acknowledged* is the last seq, -1 before the first."""
+    """What is known of one writer's facts of one kind. *acknowledged* is the last seq, -1 before the first.
+
+    *fence* is what the server said last: behind *acknowledged* while something is to be sent again.
+    *stored* leaves out what was told as lost.
+    """
 
     acknowledged: int = -1
+    fence: bytes = b""
     stored: SeqSet = field(default_factory=SeqSet)
     records: int = 0
     size_bytes: int = 0
@@ -217,20 +222,20 @@ class Appending:
         return seq, encode(fact)
 
     def _append(self, writer: _Writer, batch: dict[FactKind, list[_Numbered]]) -> None:
-        trusted = False
         for _ in range(_ROUNDS_MAX):
-            reply = self._sent(writer, batch, trusted=trusted)
+            reply = self._sent_again(writer) or self._sent(writer, batch)
             if reply[0] == b"ok":
                 self._learn(writer, batch, reply)
                 return
-            self._send_again(writer, [int(seq) for seq in reply[1:4]])
-            trusted = True
+            self._believe(writer, reply[1:4])
         raise LogUnavailable(
             f"{self._address.shown}: the server forgets what it acknowledged again and again",
             error_type="rollback",
         )
 
-    def _sent(self, writer: _Writer, batch: dict[FactKind, list[_Numbered]], *, trusted: bool) -> Reply:
+    def _sent(
+        self, writer: _Writer, batch: dict[FactKind, list[_Numbered]], *, trusted: bool = False
+    ) -> Reply:
         self._list(writer)
         writer.sealed = False
         arguments: list[object] = [
@@ -241,7 +246,7 @@ class Appending:
         ]
         for kind in KINDS:
             lines = batch.get(kind, [])
-            arguments += [len(lines), writer.streams[kind].acknowledged]
+            arguments += [len(lines), writer.streams[kind].fence]
             for numbered in lines:
                 arguments += numbered
         keys = [*map(writer.tag.stream, KINDS), writer.tag.fence, writer.tag.meta]
@@ -286,11 +291,12 @@ class Appending:
             writer.listed = True
 
     def _learn(self, writer: _Writer, batch: dict[FactKind, list[_Numbered]], reply: Reply) -> None:
-        for kind, last in zip(KINDS, reply[1:4], strict=True):
+        for kind, fence in zip(KINDS, reply[1:4], strict=True):
             stream = writer.streams[kind]
             lines = [numbered for numbered in batch.get(kind, ()) if numbered[0] > stream.acknowledged]
-            if last:
-                writer.seen_ms = max(writer.seen_ms, EntryId.parse(last).milliseconds)
+            if fence:
+                stream.fence = fence
+                writer.seen_ms = max(writer.seen_ms, int(fence.rpartition(b" ")[2]))
             if not lines:
                 continue
             is_first = stream.acknowledged < 0
@@ -319,41 +325,57 @@ class Appending:
     def _recent_of(self, stream: _Stream) -> list[_Numbered]:
         return [numbered for owner, lines in self._recent if owner is stream for numbered in lines]
 
-    def _send_again(self, writer: _Writer, fences: list[int]) -> None:
-        """Send what was acknowledged and is not there, as far as it is still known; tell what is lost."""
+    def _believe(self, writer: _Writer, fences: Sequence[bytes]) -> None:
+        """Take it that the server came only as far as *fences*."""
         writer.listed = False
-        again: dict[FactKind, list[_Numbered]] = {}
         for kind, fence in zip(KINDS, fences, strict=True):
             stream = writer.streams[kind]
-            if fence < stream.acknowledged:
-                again[kind] = [numbered for numbered in self._recent_of(stream) if numbered[0] > fence]
-        flat = ((kind, seq, line) for kind, lines in again.items() for seq, line in lines)
-        for some in _batches(flat):
-            reply = self._sent(writer, some, trusted=True)
-            if reply[0] != b"ok":
-                raise LogUnavailable(
-                    f"{self._address.shown}: the server forgot once more", error_type="rollback"
-                )
-        for kind, fence in zip(KINDS, fences, strict=True):
-            self._tell_lost(writer, kind, fence)
+            if _seq_of(fence) < _seq_of(stream.fence):
+                stream.fence = fence
 
-    def _tell_lost(self, writer: _Writer, kind: FactKind, fence: int) -> None:
-        stream = writer.streams[kind]
-        recent = self._recent_of(stream)
-        until = recent[0][0] - 1 if recent else stream.acknowledged
+    def _sent_again(self, writer: _Writer) -> Reply | None:
+        """Send what was acknowledged and is not there, as far as it is still known; tell what is lost.
+
+        Return what the server answers if it forgot even more meanwhile. What is not sent when this raises is the next
+        call's to send, before anything new.
+        """
+        again: dict[FactKind, list[_Numbered]] = {}
+        for kind, stream in writer.streams.items():
+            seq = _seq_of(stream.fence)
+            if seq < stream.acknowledged:
+                recent = self._recent_of(stream)
+                self._tell_lost(writer, kind, seq + 1, recent[0][0] - 1 if recent else stream.acknowledged)
+                again[kind] = [numbered for numbered in recent if numbered[0] > seq]
+        for some in _batches((kind, seq, line) for kind, lines in again.items() for seq, line in lines):
+            reply = self._sent(writer, some)
+            if reply[0] != b"ok":
+                return reply
+            self._learn(writer, some, reply)
+        return None
+
+    def _tell_lost(self, writer: _Writer, kind: FactKind, begin: int, end: int) -> None:
+        """Tell, once, of what was stored from seq *begin* to *end*: neither the server nor we have it any more."""
+        stream, kept = writer.streams[kind], SeqSet()
         for first, last in stream.stored.ranges():
-            begin, end = max(first, fence + 1), min(last, until)
-            if begin <= end:
-                self._lost(
-                    Lost(
-                        system=writer.system,
-                        writer=writer.id,
-                        kind=kind,
-                        first=begin,
-                        last=end,
-                        error_type="rollback",
-                    )
+            low, high = max(first, begin), min(last, end)
+            if low > high:
+                kept.append_range(first, last)
+                continue
+            if first < low:
+                kept.append_range(first, low - 1)
+            if high < last:
+                kept.append_range(high + 1, last)
+            self._lost(
+                Lost(
+                    system=writer.system,
+                    writer=writer.id,
+                    kind=kind,
+                    first=low,
+                    last=high,
+                    error_type="rollback",
                 )
+            )
+        stream.stored = kept
 
     # --- marks -------------------------------------------------------------------------------------------
 
@@ -383,6 +405,10 @@ class Appending:
                 },
             )
         )
+
+
+def _seq_of(fence: bytes) -> int:
+    return int(fence.partition(b" ")[0] or b"-1")
 
 
 def _size_of(lines: list[_Numbered]) -> int:

@@ -12,7 +12,7 @@ from redis import exceptions
 
 from papyra_otel.errors import LogUnavailable
 
-__all__ = ["Moved", "moved_by", "translated", "unavailable"]
+__all__ = ["Moved", "is_no_primary", "moved_by", "translated", "unavailable"]
 
 _REMEDIES: tuple[tuple[type[Exception], str, str], ...] = (
     # (error of redis-py, error type, what to do); the first that fits
@@ -59,6 +59,8 @@ _ANSWERS = (
     ("UNBLOCKED", "connection", "the server gave up the command; it is tried again"),
     ("BUSY", "busy", "a script blocks the server"),
 )
+_WRAPPED = re.compile(r"(?:ERR )?(?:Error running script \(.*?\): )?(?:@\S+?:\s*\d*:?\s*)+-?(.*)", re.DOTALL)
+_DENIED = ("The user executing the script can't", "ACL failure in script")
 _MOVED = re.compile(r"(MOVED|ASK) \d+ (.*):(\d+)$")
 
 
@@ -81,9 +83,25 @@ def moved_by(reply: object) -> Moved | None:
     return None if match is None else Moved(match[2], int(match[3]), match[1] == "ASK")
 
 
+def _unwrapped(text: str) -> str:
+    """Return what was refused within a script as it is refused without. Redis 6.2 wraps it up; 7 puts it before."""
+    wrapped = _WRAPPED.match(text)
+    if wrapped is not None:
+        text = wrapped[1]
+    return f"NOPERM {text}" if text.startswith(_DENIED) else text
+
+
+def is_no_primary(reply: object) -> bool:
+    """Say whether *reply* refuses to write because the server is none that takes writes, not even within a script."""
+    return isinstance(reply, redis.ResponseError) and unavailable("", reply).error_type in {
+        "read_only",
+        "no_primary",
+    }
+
+
 def unavailable(shown: str, error: BaseException) -> LogUnavailable:
     """Return *error* as what is told to a user of the log at *shown*."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _unwrapped(" ".join(str(error).split())) or type(error).__name__
     word = text.partition(" ")[0]
     for begin, error_type, remedy in _ANSWERS:
         if word == begin:

@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from papyra_otel.errors import LogUnavailable
 from papyra_otel.log.redis.address import Address, Topology
-from papyra_otel.log.redis.trouble import Moved, moved_by, translated, unavailable
+from papyra_otel.log.redis.trouble import Moved, is_no_primary, moved_by, translated, unavailable
 
 __all__ = ["Command", "Node", "Reply", "Wire", "connect", "slot_of"]
 
@@ -217,7 +217,7 @@ class _Sentinel:
         except LogUnavailable:
             self._forget(node)
             raise
-        if any(isinstance(reply, redis.ReadOnlyError) for reply in replies):  # a primary no more
+        if any(map(is_no_primary, replies)):
             self._forget(node)
         return replies
 
