@@ -35,6 +35,8 @@ _REMEDIES: tuple[tuple[type[Exception], str, str], ...] = (
         "the user needs the commands and keys that docs/redis.md lists",
     ),
     (exceptions.ClusterDownError, "cluster", "the cluster has no primary for some slots"),
+    (exceptions.TryAgainError, "cluster", "a slot is being moved"),
+    (exceptions.ClusterCrossSlotError, "cluster", "the server is a cluster; use redis+cluster://"),
     (exceptions.MasterDownError, "no_primary", "this replica has lost its primary"),
     (exceptions.MaxConnectionsError, "connection", "the server takes no more clients"),
     (redis.TimeoutError, "timeout", "the server is too slow or the network is cut"),
