@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from papyra_otel import Fact, FactKind, LogUnavailable
 from papyra_otel.facts import Capabilities
-from papyra_otel.log.memory import MemoryLog
 from papyra_otel.log.contract import LogOptions, Lost
+from papyra_otel.log.memory import MemoryLog
 
 
 class Store:
