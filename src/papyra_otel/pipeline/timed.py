@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
+from typing import Any
 
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
 from papyra_otel.log import FactLog
@@ -92,6 +93,10 @@ class TimedLog(FactLog):
     def select(self, query: Query) -> Iterator[Entry]:
         """See FactLog."""
         return self._log.select(query)
+
+    def follow(self, **wanted: Any) -> Iterator[Entry]:
+        """See FactLog."""
+        return self._log.follow(**wanted)
 
     def stats(self) -> LogStats:
         """See FactLog."""

@@ -248,11 +248,14 @@ class RedisLog(FactLog):
             system=self._system,
             mode=mode,
             dry_run=dry_run,
-            scan=lambda progress, /, *, bad_max: self._scanner(progress, bad_max=bad_max).run(),
+            scan=self._scan_keeping,
             record=self._record,
             clock=self._clock,
             bad_max=BAD_MAX,
         ).run(progress)
+
+    def _scan_keeping(self, progress: ProgressCallback | None, /, *, bad_max: int) -> Scanned:
+        return self._scanner(progress, bad_max=bad_max).run()
 
     def compact(
         self,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import redis
 
 from papyra_otel.log.redis.keys import EntryId
 from papyra_otel.log.redis.pages import StoredEntry, parse_entries
 from papyra_otel.log.redis.trouble import unavailable
-from papyra_otel.log.redis.wire import Wire
+from papyra_otel.log.redis.wire import Reply, Wire
 
 __all__ = ["Extent", "extent_of", "walk"]
 
@@ -37,10 +37,11 @@ def extent_of(wire: Wire, key: str, shown: str) -> Extent:
         ("EXEC",),
     ]
     *queued, replies = wire.send(key, commands)
-    for reply in [*queued, replies, *(replies if isinstance(replies, list) else [])]:
+    inner: list[Reply] = [] if isinstance(replies, (redis.RedisError, type(None))) else list(replies)
+    for reply in [*queued, replies, *inner]:
         if isinstance(reply, redis.RedisError):
             raise unavailable(shown, reply)
-    entries, first, last = replies
+    entries, first, last = cast("tuple[int, Reply, Reply]", replies)
     ends = [parse_entries(found) for found in (first, last)]
     return Extent(entries, *(found[0].id if found else None for found in ends))
 
