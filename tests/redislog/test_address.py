@@ -138,6 +138,7 @@ def test_all_keys_of_a_tag_are_in_one_slot_and_lead_back_to_it(system: str, shar
     assert len({slot_of(key) for key in keys}) == 1
     assert tag_of_key("papyra", tag.fence) == (tag, "fence")
     assert tag.is_of(system)
+    assert tag.shard == ("~s3" if shard else "")
     assert not tag.is_of(system + "x")
     if tag.is_whole:
         assert tag.system == system

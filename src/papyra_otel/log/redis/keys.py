@@ -89,6 +89,12 @@ class Tag:
         """Whether *system* is the whole name; otherwise ``meta`` has it."""
         return is_whole_name(_SHARD.sub("", self.name))
 
+    @property
+    def shard(self) -> str:
+        """What follows the system's name: empty for the first shard, then ``~s1``, ``~s2``, ..."""
+        found = _SHARD.search(self.name)
+        return "" if found is None else found[0]
+
     def is_of(self, system: str) -> bool:
         """Say whether this is a shard of *system*."""
         return _SHARD.sub("", self.name) == folder_of_system(system)

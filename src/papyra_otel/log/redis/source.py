@@ -20,8 +20,9 @@ __all__ = ["RedisSource"]
 class RedisSource:
     """Positions are identifiers of entries: forward that of the entry just read, backward of the one just read, too."""
 
-    def __init__(self, system: str, fence: Fence, pages: Pages) -> None:
-        self.id = f"{fence.kind.plural}/{fence.writer}"
+    def __init__(self, system: str, fence: Fence, pages: Pages, shard: str = "") -> None:
+        # with the shard: what a writer left in a spill is stored where the log that finds it has its shards
+        self.id = f"{fence.kind.plural}/{fence.writer}{shard}"
         self.system = system
         self.kind: FactKind = fence.kind
         self.writer = fence.writer

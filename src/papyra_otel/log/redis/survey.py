@@ -119,7 +119,7 @@ class Survey:
         """Return what every writer wrote of *kinds* at one tag, to be read."""
         pages = {kind: self.pages(site, kind) for kind in kinds}
         return [
-            RedisSource(site.system, fence, pages[fence.kind])
+            RedisSource(site.system, fence, pages[fence.kind], site.tag.shard)
             for fence in site.fence or self._rebuilt(site, kinds)
             if fence.kind in pages and fence.records
         ]
