@@ -91,7 +91,7 @@ class Recording:
         self._emitter: FactLogger | _Nowhere = _Nowhere()
         self._store: FactLogger | None = None
         self._spill: Spill | None = None
-        self._said_spilled = 0
+        self._said_spilled = self._said_left = 0
         self._reachable = True
         if settings is not None and self.active:
             self._assemble(settings)
@@ -355,7 +355,8 @@ class Recording:
                 f"{ended.spilled} facts for {self.log_url} wait in {self._spill.root}; "
                 "the next process that records there with this spill stores them."
             )
-        if ended.left:
+        if ended.left and ended.left != self._said_left:
+            self._said_left = ended.left
             _say(f"{ended.left} facts could not be written to {self.log_url} and are lost.")
 
     def after_fork_in_child(self) -> None:

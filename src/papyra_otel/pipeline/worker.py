@@ -65,11 +65,12 @@ class Worker:
     def stop(self) -> None:
         """Let the thread end after what it does just now; it is not waited for."""
         self._thread = None
-        self._awake = True  # nothing wakes it any more
         self._ended.set()
         self._wanted.set()
 
     def _start(self) -> None:
+        if self._ended.is_set():
+            return
         try:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()

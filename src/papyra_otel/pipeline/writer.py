@@ -41,6 +41,7 @@ SPILL_AFTER_SECONDS = 1.0
 END_SECONDS_MAX = 10.0
 _BATCH_FACTS = 500
 _SOON_SECONDS = 0.5  # an attempt that fails so fast may be made once more at exit
+_HAND_SECONDS_MAX = 0.02
 _NO_SPACE = frozenset({"ENOSPC", "EDQUOT"})
 
 
@@ -81,6 +82,7 @@ class FactWriter:
         self._spill = spill if queued else None
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
+        self._brink = capacity - min(_BATCH_FACTS, capacity // 4)
         self._ticks = ticks
         self._background = background
         self._chore = chore
@@ -119,6 +121,7 @@ class FactWriter:
         self._orphans_due = self._spill is not None
         self._ending = False
         self._until: float | None = None
+        self._no_hand_until = 0.0
         self._attempt_ticks = self._trouble_ticks = self._failed_ticks = 0.0
 
     def begin(self) -> None:
@@ -167,6 +170,8 @@ class FactWriter:
             self._wait(wait, fact)
         if self._ending and not self._through:
             self._store_late()
+        elif self._spill is not None and len(self._ring) > self._brink:
+            self._lend_a_hand(self._spill)
         return fact
 
     def _write(self, fact: Fact) -> Callable[[], None] | None:
@@ -354,29 +359,54 @@ class FactWriter:
 
     # --- the spill ----------------------------------------------------------------------------------
 
-    def _spill_waiting(self) -> bool:
+    def _spill_waiting(self, wait_seconds: float = END_SECONDS_MAX) -> bool:
         """Move what waits in memory to the disk while that is called for; False when the disk does not take it."""
         spill = self._spill
         if spill is None:
             return True
-        with self._spilling:
-            while True:
-                with self._lock:
-                    if not (self._ending or self._is_pressed()):
-                        return True
-                    flying = self._in_flight if not self._in_flight_spilled else []
-                    batch = flying or self._ring.take(_BATCH_FACTS)
-                    if not batch:
-                        return True
-                    spill.active = True  # from here on nothing of the ring overtakes it
-                kept = spill.put(batch)
-                with self._lock:
-                    if flying:
-                        self._in_flight_spilled = kept and self._in_flight is flying
-                    elif not kept:
-                        self._lose(self._ring.put_back(batch), self._trouble or "queue_full")
-                if not kept:
-                    return False
+        while self._ending or self._is_pressed():
+            if not self._spilling.acquire(timeout=wait_seconds):
+                return False
+            try:
+                kept = self._spill_batch(spill)
+            finally:
+                self._spilling.release()  # after each batch, so that others have their turn
+            if kept is not True:
+                return kept is None
+        return True
+
+    def _lend_a_hand(self, spill: Spill) -> None:
+        """Spill one batch, or wait a moment for who does: in a burst the ring is about to overflow.
+
+        As with a file log: no more than a write to the kernel. A disk that does not take it is left alone for a second.
+        """
+        if self._ticks() < self._no_hand_until:
+            return
+        if self._spilling.acquire(timeout=_HAND_SECONDS_MAX):
+            try:
+                helped = self._spill_batch(spill) is not False
+            finally:
+                self._spilling.release()
+        else:
+            helped = len(self._ring) < self._ring.capacity
+        if not helped:
+            self._no_hand_until = self._ticks() + 1.0
+
+    def _spill_batch(self, spill: Spill) -> bool | None:
+        """Move one batch; None when nothing waits. Call with ``_spilling``."""
+        with self._lock:
+            flying = self._in_flight if not self._in_flight_spilled else []
+            batch = flying or self._ring.take(_BATCH_FACTS)
+            if not batch:
+                return None
+            spill.active = True  # from here on nothing of the ring overtakes it
+        kept = spill.put(batch)
+        with self._lock:
+            if flying:
+                self._in_flight_spilled = kept and self._in_flight is flying
+            elif not kept:
+                self._lose(self._ring.put_back(batch), self._trouble or "queue_full")
+        return kept
 
     def _adopt_orphans(self) -> bool:
         """Store what earlier processes left in the spill, one batch at a time: what is recorded now comes first."""
@@ -454,7 +484,7 @@ class FactWriter:
                 self._drained()
             finally:
                 self._draining.release()
-        self._spill_waiting()
+        self._spill_waiting(_SOON_SECONDS)
 
     def close(self) -> Ended:
         """Make a last attempt to store what waits; return what is spilled, and how many facts are lost for good."""
