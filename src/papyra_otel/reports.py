@@ -122,7 +122,8 @@ class ScanReport:
 
     *counts* is exact; *anomalies* keeps the first ``ANOMALIES_KEPT_MAX`` of each type. *places* were
     looked at, of which *places_remembered* had been verified before and not changed since (only their size was
-    looked at) and *places_unread* were left for lack of time (both only in an incremental scan).
+    looked at) and *places_unread* were left for lack of time (both only in an incremental scan). *risks* are what may
+    lose facts from now on; they say nothing of what is stored.
     """
 
     backend: str
@@ -136,6 +137,7 @@ class ScanReport:
     places_unread: int = 0
     read_bytes: int = 0
     duration_seconds: float = 0.0
+    risks: tuple[Check, ...] = ()
 
     @property
     def healthy(self) -> bool:

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from papyra_otel import config
-from papyra_otel.cli.findings import counted
+from papyra_otel.cli.findings import check_members, counted
 from papyra_otel.cli.logs import add_log_options, command
 from papyra_otel.cli.progress import Meter
 from papyra_otel.cli.screen import Cell, Column, Row, Screen, Table
@@ -330,14 +330,9 @@ def _members(chosen: _Chosen, checks: Sequence[Check], *, passed: bool) -> dict[
     return {
         "log": redact_url(chosen.settings.log),
         "ok": passed,
-        "checks": [_check_members(check) for check in checks],
+        "checks": [check_members(check) for check in checks],
         "settings": [{"name": name, "value": value, "from": source} for name, value, source in chosen.rows],
     }
-
-
-def _check_members(check: Check) -> dict[str, str]:
-    members = {"name": check.name, "status": check.status, "detail": check.detail}
-    return members if check.remedy is None else {**members, "remedy": check.remedy}
 
 
 def _print(screen: Screen, chosen: _Chosen, checks: Sequence[Check], *, passed: bool) -> None:

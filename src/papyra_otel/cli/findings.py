@@ -9,13 +9,15 @@ from typing import Any
 from papyra_otel.cli.screen import Cell, Column, Row, Screen, Table
 from papyra_otel.cli.text import duration, size
 from papyra_otel.facts import FactKind
-from papyra_otel.reports import ANOMALY_SEVERITIES, Anomaly, ScanReport, Skipped, StreamScan
+from papyra_otel.reports import ANOMALY_SEVERITIES, Anomaly, Check, ScanReport, Skipped, StreamScan
 
 __all__ = [
+    "check_members",
     "counted",
     "print_amounts",
     "print_anomalies",
     "print_next",
+    "print_risks",
     "print_skipped",
     "print_verdict",
     "remark_on_nothing",
@@ -80,7 +82,23 @@ def scan_members(report: ScanReport) -> dict[str, Any]:
         "kinds": {kind.value: _stream_members(_stream(report, kind)) for kind in FactKind},
         "counts": {name: count for name, count in report.counts.items() if count},
         "anomalies": [_anomaly_members(anomaly) for anomaly in report.anomalies],
+        **({"risks": [check_members(risk) for risk in report.risks]} if report.risks else {}),
     }
+
+
+def check_members(check: Check) -> dict[str, str]:
+    """Return what ``--json`` prints of something that was looked at before a start."""
+    members = {"name": check.name, "status": check.status, "detail": check.detail}
+    return members if check.remedy is None else {**members, "remedy": check.remedy}
+
+
+def print_risks(screen: Screen, report: ScanReport) -> None:
+    """Print what may lose facts from now on, and what to do about it."""
+    for risk in report.risks:
+        remedy = "" if risk.remedy is None else f" → {risk.remedy}"
+        screen.prose(
+            f"{risk.detail}{remedy}", start=[Cell(f"{risk.status:<4}  {risk.name}", "yellow")], indent=6
+        )
 
 
 def _stream(report: ScanReport, kind: FactKind) -> StreamScan:

@@ -8,6 +8,7 @@ from papyra_otel.cli.findings import (
     print_amounts,
     print_anomalies,
     print_next,
+    print_risks,
     print_verdict,
     remark_on_nothing,
     scan_members,
@@ -28,7 +29,8 @@ changed; writers may go on. Ends with 0 if the log is healthy, 1 if there are an
 places, places_remembered, places_unread, read_bytes, duration_seconds, kinds (per kind: records, bytes,
 good_bytes, mark_bytes, newer_bytes, damaged_bytes, in_flight_bytes), counts (per anomaly type) and
 anomalies (the first thousand of each type: type, severity, place, offset, length, system, kind, writer,
-detail; absent ones are left out).
+detail; absent ones are left out), and risks where there are any: settings of the server that may lose facts
+(name, status, detail, remedy); they do not change the exit code.
 """
 
 
@@ -55,6 +57,7 @@ def _run(args: Namespace, here: Surroundings) -> int:
         print_anomalies(screen, report)
         print_amounts(screen, report)
         print_verdict(screen, report)
+        print_risks(screen, report)
         if not report.healthy:
             print_next(screen, command("recover", args, "--dry-run"))
         remark_on_nothing(screen, report, args.system)

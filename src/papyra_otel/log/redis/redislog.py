@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from papyra_otel.errors import LineDamaged, LogUnavailable
@@ -28,7 +29,7 @@ from papyra_otel.log.redis.survey import Survey
 from papyra_otel.log.redis.verified import remember
 from papyra_otel.log.redis.wire import connect
 from papyra_otel.log.retention import Retention, parse_retention
-from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryReport, ScanReport
+from papyra_otel.reports import Check, CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 
 __all__ = ["RedisLog", "open_redis_log"]
 
@@ -213,6 +214,8 @@ class RedisLog(FactLog):
         self._check_open()
         scanned = self._scanner(progress, incremental=incremental, seconds_max=seconds_max).run()
         self._scanned = scanned
+        with suppress(LogUnavailable):
+            return replace(scanned.report, risks=tuple(risk for risk in self.risks() if not risk.ok))
         return scanned.report
 
     def _scanner(self, progress: ProgressCallback | None, **more: Any) -> Scanner:
@@ -226,6 +229,19 @@ class RedisLog(FactLog):
             progress=progress,
             **more,
         )
+
+    def preflight(self) -> tuple[Check, ...]:
+        """See FactLog."""
+        from papyra_otel.log.redis.preflight import preflight  # noqa: PLC0415 - who only writes never needs it
+
+        return preflight(self._address, self._wire, self._clock)
+
+    def risks(self) -> tuple[Check, ...]:
+        """See FactLog. Raises LogUnavailable."""
+        from papyra_otel.log.redis.preflight import risks  # noqa: PLC0415 - as above
+
+        self._check_open()
+        return risks(self._address, self._wire, self._clock)
 
     def remember(self) -> None:
         """See FactLog."""
