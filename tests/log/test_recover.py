@@ -782,6 +782,102 @@ def test_a_recovery_that_cannot_be_recorded_says_so(log: Log) -> None:
     assert "disk full" in report.skipped[0].reason
 
 
+def files_told(log: Log) -> set[str]:
+    return {place for fact in log.facts for place in fact.attributes[semconv.RECOVERY_FILES]}
+
+
+def cut_short(log: Log, mode: str = "quarantine") -> None:
+    """Recover, and end before the fact about it is stored."""
+
+    def end(facts: Sequence[Fact]) -> tuple[Fact, ...]:
+        raise Crash
+
+    with pytest.raises(Crash):
+        log.recover(mode, record=end)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_recovery_that_ended_before_it_was_recorded_is_recorded_by_the_next(
+    log: Log, tmp_path: Path, mode: str
+) -> None:
+    log.damage(0)
+    log.damage(9, lambda data: data[:800] + data[1100:])
+    shutil.copytree(log.root, tmp_path / "copy")
+    whole = Log(tmp_path / "copy")
+    whole.recover(mode)
+    cut_short(log, mode)
+    assert [anomaly.detail for anomaly in log.recover("ignore").found.anomalies] == [
+        "a recovery was cut short before it was recorded: recover again"
+    ]
+    before = tree(log.root)
+    assert log.recover(dry_run=True).leftovers_removed == ("shop/recovering.json",)
+    assert tree(log.root) == before
+    report = log.recover("repair" if mode == "quarantine" else "quarantine")
+    (fact,) = log.facts
+    assert report.recorded == (fact,)
+    assert fact.attributes == whole.facts[0].attributes
+    assert (report.rewritten, report.kept_in) == ((), ())
+    assert report.leftovers_removed == ("shop/recovering.json",)
+    assert report.remaining.counts == {}
+    assert tree(log.root) == tree(whole.root)
+    assert not log.recover().changed
+    assert len(log.facts) == 1
+
+
+def test_what_a_later_recovery_does_is_told_together_with_what_an_earlier_one_could_not(log: Log) -> None:
+    log.recover()
+    log.facts.clear()
+
+    def refuse(facts: Sequence[Fact]) -> tuple[Fact, ...]:
+        raise LogUnavailable("disk full")
+
+    log.damage(0)
+    first = log.recover(record=refuse)
+    assert first.leftovers_removed == ()
+    log.damage(4)
+    second = log.recover()
+    (fact,) = log.facts
+    assert set(fact.attributes[semconv.RECOVERY_FILES]) == {*first.kept_in, *second.kept_in}
+    assert fact.attributes[semconv.RECOVERY_SEGMENTS] == 2
+    assert fact.attributes[semconv.RECOVERY_QUARANTINED_SPANS] == (
+        first.quarantined_spans + second.quarantined_spans
+    )
+    assert fact.attributes[semconv.RECOVERY_QUARANTINED_BYTES] == (
+        first.quarantined_bytes + second.quarantined_bytes
+    )
+    assert second.kept_in[0].startswith("shop/quarantine/audits")
+    assert len(second.kept_in) == 1, "its own"
+    log.damage(8)
+    cut_short(log, "repair")
+    log.damage(12)
+    log.recover()
+    assert {fact.attributes[semconv.RECOVERY_MODE] for fact in log.facts[1:]} == set(MODES)
+
+
+def test_a_compactions_quarantine_is_no_recoverys_and_a_damaged_note_tells_rather_twice(log: Log) -> None:
+    log.damage(0)
+    told = log.recover().kept_in
+    log.damage(4)
+    cut_short(log)
+    quarantine = log.root / "shop" / "quarantine"
+    lines = quarantine_lines(
+        KeptSegment(v=1, segment="events/x", size_bytes=0, digest="ab", mode="compact"),
+        [],
+        lambda size, offset: b"",
+    )
+    (quarantine / "events-x-ab.ndjson").write_bytes(b"".join(lines))
+    (quarantine / "events-y-cd.ndjson").write_bytes(b"damaged")
+    log.facts.clear()
+    shutil.copytree(log.root, log.root.parent / "copy")
+    log.recover()
+    assert len(files_told(log)) == 2
+    assert files_told(log).isdisjoint({*told, "shop/quarantine/events-x-ab.ndjson"})
+    other = Log(log.root.parent / "copy")
+    (other.root / "shop" / "recovering.json").write_bytes(b"{}")
+    other.recover()
+    assert files_told(other) == {*told, *files_told(log)}
+
+
 # --- trouble while recovering --------------------------------------------------------------------------
 
 
@@ -856,8 +952,13 @@ def test_what_is_taken_out_is_on_the_disk_before_the_segment_changes(log: Log) -
         calls.append(f"{call} {Path(path).relative_to(log.root).parent / Path(path).suffix}".rstrip("/"))
 
     log.recover(fs=TroubledFs(note), record=lambda facts: ())
-    assert calls[:11] == [
+    assert calls[:16] == [
         "make_folder shop",
+        "fsync_folder .",
+        "create shop/.tmp",  # the note that this is not recorded yet
+        "write shop/.tmp",
+        "fsync shop/.tmp",
+        "rename shop/.json",
         "fsync_folder .",
         "create shop/quarantine/.tmp",
         "write shop/quarantine/.tmp",
@@ -869,7 +970,8 @@ def test_what_is_taken_out_is_on_the_disk_before_the_segment_changes(log: Log) -
         "fsync shop/audits/.tmp",
         "rename shop/audits/.ndjson",
     ]
-    assert calls[11] == "fsync_folder shop"
+    assert calls[16] == "fsync_folder shop"
+    assert calls[-2:] == ["unlink shop/.json", "fsync_folder ."]
 
 
 @pytest.mark.exhaustive
@@ -900,6 +1002,9 @@ def test_a_recovery_that_was_cut_short_anywhere_is_finished_by_the_next(
         assert facts <= facts_in(log.root)
         log.recover(mode)
         assert tree(log.root) == wanted
+        assert files_told(log) == files_told(whole)  # in however many facts
+        if len(log.facts) == 1:
+            assert log.facts[0].attributes == whole.facts[-1].attributes
     assert crashes > 20
 
 

@@ -4,6 +4,7 @@
                                     audits/...   dead_letters/...
                     quarantine/events-20261122T200245Z-9f2c41d07be3a815-000001-<digest>.ndjson
                     verified.json      what incremental scans need not read again
+                    recovering.json    there while a recovery is not recorded yet
     <root>/reserve                     space given up when the disk is full
     <root>/.doctor-<random>.tmp        tried by the doctor, for a moment
 
@@ -29,6 +30,7 @@ __all__ = [
     "NOT_SYSTEMS",
     "PROBE",
     "QUARANTINE",
+    "RECOVERING",
     "REMOVING",
     "RESERVE",
     "TMP",
@@ -42,6 +44,7 @@ __all__ = [
 
 QUARANTINE = "quarantine"
 VERIFIED = "verified.json"
+RECOVERING = "recovering.json"
 RESERVE = "reserve"
 PROBE = ".doctor-"
 NOT_SYSTEMS = frozenset(

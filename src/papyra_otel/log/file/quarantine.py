@@ -1,6 +1,6 @@
 """What a recovery took out of a segment: enough to have the segment back as it was, byte for byte.
 
-    {"v":1,"segment":"events/20261122T...-000001.ndjson","bytes":8123,"digest":"<BLAKE2b-256>","mode":"quarantine","crc":...}
+    {"v":1,"segment":"events/20261122T...-000001.ndjson","bytes":8123,"digest":"<BLAKE2b-256>","mode":"quarantine","taken_spans":1,"taken_bytes":97,"crc":...}
     {"offset":412,"length":97,"replaced_by":0,"anomalies":["crc_mismatch"],"data":"<base64>","seqs":[...],"crc":...}
     {"edits":1,"crc":...}
 
@@ -65,14 +65,21 @@ class Edit(NamedTuple):
         return self.offset + self.length
 
 
-class KeptSegment(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line: a segment as it was before it was rewritten."""
+class KeptSegment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The first line: a segment as it was before it was rewritten.
+
+    A recovery adds what it did to it: how many damaged spans, of how many bytes, it took out, how many lines it
+    repaired.
+    """
 
     v: int
     segment: str
     size_bytes: int = msgspec.field(name="bytes")
     digest: str
     mode: str
+    taken_spans: int = 0
+    taken_bytes: int = 0
+    repaired_lines: int = 0
 
 
 class KeptEdit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,7 +2,8 @@
 
 Per segment, in this order: its lock is taken; what is to be taken out goes into a quarantine file, durably; the
 segment is replaced atomically. A crash in between leaves a quarantine file and the segment as it was: the
-next run makes the same plan and the same file again. Nothing is ever changed in place.
+next run makes the same plan and the same file again. Nothing is ever changed in place. Before all that it is noted
+that no fact tells of it yet (see ``untold``); the note goes when the fact is on the disk.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from papyra_otel import semconv
 from papyra_otel.errors import ConfigError, LineDamaged, LogBusy, LogUnavailable
@@ -20,7 +21,7 @@ from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log.explained import SeqRange, parse_range
 from papyra_otel.log.file.folder import LogFolder
 from papyra_otel.log.file.fs import error_name
-from papyra_otel.log.file.layout import QUARANTINE, system_of_folder
+from papyra_otel.log.file.layout import QUARANTINE, RECOVERING, system_of_folder
 from papyra_otel.log.file.losses import Losses
 from papyra_otel.log.file.plan import Plan, plan_segment
 from papyra_otel.log.file.quarantine import (
@@ -36,6 +37,7 @@ from papyra_otel.log.file.scan import Scanned, scan_log
 from papyra_otel.log.file.strays import strays
 from papyra_otel.log.file.summary import Summary, opened
 from papyra_otel.log.file.survey import Site, TooNew
+from papyra_otel.log.file.untold import forget, kept_in, note, noted, quarantined
 from papyra_otel.reports import (
     ANOMALY_SEVERITIES,
     Progress,
@@ -80,7 +82,7 @@ def recover_log(
             recovery.run(found, progress)
         changed = changes and recovery.changed
         remaining = scan_log(folder, clock, progress).report if changed else found.report
-    recorded = recovery.recorded(found.summaries, clock, record) if changed else ()
+        recorded = recovery.recorded(found.summaries, clock, record) if changed else ()
     return recovery.report(found.report, remaining, recorded, ticks() - begun)
 
 
@@ -99,6 +101,19 @@ class _Done:
     def changed(self) -> bool:
         return bool(self.rewritten or self.kept_in or self.leftovers)
 
+    def copy(self) -> _Done:
+        """Return an equal one that may be added to."""
+        return replace(self, rewritten=[*self.rewritten], kept_in=[*self.kept_in])
+
+    def take(self, system_folder: str, name: str, kept: KeptSegment | None, *, rewrites: bool) -> None:
+        """Add what the quarantine file *name* of an earlier recovery says."""
+        self.kept_in.append(f"{system_folder}/{QUARANTINE}/{name}")
+        if kept is not None:
+            self.rewritten += [f"{system_folder}/{kept.segment}"] if rewrites else []
+            self.spans += kept.taken_spans
+            self.size_bytes += kept.taken_bytes
+            self.lines += kept.repaired_lines
+
 
 class _Recovery:
     def __init__(self, folder: LogFolder, mode: str, *, dry_run: bool) -> None:
@@ -109,12 +124,15 @@ class _Recovery:
         self._done: defaultdict[str, _Done] = defaultdict(_Done)
         self._skipped: list[Skipped] = []
         self._locked: set[str] = {""}  # the log's own folder needs no lock
-        self._ready: set[str] = set()  # systems whose quarantine folder is on the disk
+        self._stack = ExitStack()
+        self._told: dict[str, frozenset[str]] = {}  # where there is a note: the quarantine files of before
+        self._resumed: set[str] = set()  # systems with the note of an earlier recovery
 
     # --- the log as a whole
 
     def lock_all(self, stack: ExitStack) -> None:
         """Take every system's lock for as long as *stack* lives, or raise LogBusy before anything is changed."""
+        self._stack = stack
         for system_folder in self._folder.system_folders():
             path = os.path.join(self._folder.root, system_folder)
             if not self._fs.is_folder(path):
@@ -131,9 +149,15 @@ class _Recovery:
                 )
             stack.callback(self._fs.close, lock)
             self._locked.add(system_folder)
+            told = noted(self._fs, path)
+            if told is not None:
+                self._told[system_folder] = told
+                self._resumed.add(system_folder)
 
     def run(self, scanned: Scanned, progress: ProgressCallback | None) -> None:
         """Do what there is to do, or find out what it would be."""
+        for system_folder in sorted(self._resumed):
+            self._hold_note(os.path.join(self._folder.root, system_folder))
         self._remove_leftovers()
         work = [each for each in self._work(scanned) if self._may_touch(each[0].system_folder)]
         total = sum(summary.size_bytes for summary, _, _ in work)
@@ -148,25 +172,50 @@ class _Recovery:
     @property
     def changed(self) -> bool:
         """Say whether anything was changed, or would be."""
-        return any(done.changed for done in self._done.values())
+        return bool(self._resumed) or any(done.changed for done in self._done.values())
 
     def recorded(
         self, summaries: Iterable[Summary], clock: Callable[[], int], record: Record
     ) -> tuple[Fact, ...]:
-        """Record one fact for each system that was changed. Where that is not possible, say so in the report."""
+        """Record one fact for each system that was changed, and what earlier recoveries could not record.
+
+        Where that is not possible, say so in the report: the note stays, and the next recovery tells.
+        """
         names = {each.system_folder: each.system for each in summaries if each.system is not None}
         facts = [
-            self._fact(names.get(system_folder) or system_of_folder(system_folder), done, clock())
-            for system_folder, done in sorted(self._done.items())
-            if done.changed and system_folder
+            self._fact(names.get(system_folder) or system_of_folder(system_folder), mode, done, clock())
+            for system_folder in sorted({*self._done, *self._told} - {""})
+            for mode, done in self._to_tell(system_folder).items()
         ]
         try:
-            return record(facts) if facts else ()
+            recorded = record(facts) if facts else ()
         except LogUnavailable as error:
-            self._skipped.append(
-                Skipped(place="", reason=f"recovered, but that could not be recorded: {error}")
-            )
+            reason = f"recovered, but that could not be recorded yet: {error}"
+            self._skipped.append(Skipped(place="", reason=reason))
             return ()
+        for system_folder in sorted(self._told):
+            forget(self._fs, os.path.join(self._folder.root, system_folder))
+            if system_folder in self._resumed:
+                self._done[system_folder].leftovers.append(f"{system_folder}/{RECOVERING}")
+        return recorded
+
+    def _to_tell(self, system_folder: str) -> dict[str, _Done]:
+        """Return what was done in a system and is not recorded, by mode."""
+        now = self._done[system_folder]
+        found = {self._mode: now} if now.changed else {}
+        told = self._told.get(system_folder)
+        if told is None:
+            return found
+        path = os.path.join(self._folder.root, system_folder)
+        told |= {os.path.basename(place) for place in now.kept_in}
+        for name in sorted(quarantined(self._fs, path) - told):
+            kept, rewrites = kept_in(self._fs, path, name)
+            if kept is None or kept.mode in _MODES:  # else it is a compaction's
+                done = found.setdefault(self._mode if kept is None else kept.mode, _Done())
+                if done is now:
+                    done = found[self._mode] = now.copy()
+                done.take(system_folder, name, kept, rewrites=rewrites)
+        return found
 
     def report(
         self, found: ScanReport, remaining: ScanReport, recorded: tuple[Fact, ...], duration_seconds: float
@@ -189,7 +238,7 @@ class _Recovery:
             duration_seconds=duration_seconds,
         )
 
-    def _fact(self, system: str, done: _Done, now_unix_nano: int) -> Fact:
+    def _fact(self, system: str, mode: str, done: _Done, now_unix_nano: int) -> Fact:
         return Fact(
             kind=FactKind.EVENT,
             name=semconv.LOG_RECOVERED,
@@ -197,12 +246,12 @@ class _Recovery:
             system=system,
             severity="WARN",
             attributes={
-                semconv.RECOVERY_MODE: self._mode,
+                semconv.RECOVERY_MODE: mode,
                 semconv.RECOVERY_SEGMENTS: len(done.rewritten),
                 semconv.RECOVERY_QUARANTINED_SPANS: done.spans,
                 semconv.RECOVERY_QUARANTINED_BYTES: done.size_bytes,
                 semconv.RECOVERY_REPAIRED_LINES: done.lines,
-                semconv.RECOVERY_FILES: done.kept_in[:_FILES_TOLD_MAX],
+                semconv.RECOVERY_FILES: sorted(done.kept_in)[:_FILES_TOLD_MAX],
             },
         )
 
@@ -212,6 +261,8 @@ class _Recovery:
             system_folder = stray.place.partition("/")[0] if "/" in stray.place else ""
             if stray.type != "tmp_leftover" or not self._may_touch(system_folder):
                 continue
+            if os.path.basename(stray.place) == RECOVERING and not self._dry_run:
+                continue  # it goes when what it tells of is recorded
             path = os.path.join(self._folder.root, stray.place)
             try:
                 if self._dry_run or remove_leftover(self._fs, path):
@@ -300,6 +351,9 @@ class _Recovery:
             size_bytes=plan.size_bytes,
             digest=plan.digest,
             mode=self._mode,
+            taken_spans=plan.quarantined_spans,
+            taken_bytes=plan.quarantined_bytes,
+            repaired_lines=plan.repaired_lines,
         )
 
         def read(size: int, offset: int) -> bytes:
@@ -331,11 +385,20 @@ class _Recovery:
         done.lines += plan.repaired_lines
 
     def _make_quarantine(self, system_folder: str, path: str) -> None:
-        """Make a system's quarantine folder, durably."""
+        """Make a system's quarantine folder and the note that what comes there is untold, durably."""
         self._fs.make_folder(path)
-        if system_folder not in self._ready:
-            self._fs.fsync_folder(os.path.dirname(path))
-            self._ready.add(system_folder)
+        if system_folder not in self._told:
+            system_path = os.path.dirname(path)
+            self._fs.fsync_folder(system_path)
+            told = quarantined(self._fs, system_path)
+            note(self._fs, system_path, told)
+            self._told[system_folder] = told
+            self._hold_note(system_path)
+
+    def _hold_note(self, system_path: str) -> None:
+        """Lock a note: it is no leftover while we live."""
+        with suppress(OSError):
+            self._fs.lock(self._stack.enter_context(opened(self._fs, os.path.join(system_path, RECOVERING))))
 
     def _has_evidence(self, path: str, plan: Plan) -> bool:
         """Say whether a quarantine file has all the evidence already."""

@@ -11,6 +11,7 @@ from papyra_otel.log.file.layout import (
     NOT_SYSTEMS,
     PROBE,
     QUARANTINE,
+    RECOVERING,
     REMOVING,
     RESERVE,
     TMP,
@@ -21,6 +22,8 @@ from papyra_otel.log.file.summary import opened
 from papyra_otel.reports import Anomaly
 
 __all__ = ["strays"]
+
+_UNTOLD = "a recovery was cut short before it was recorded: recover again"
 
 
 def strays(folder: LogFolder) -> Iterator[Anomaly]:
@@ -42,7 +45,8 @@ def strays(folder: LogFolder) -> Iterator[Anomaly]:
                 else:
                     yield Anomaly(type="unexpected_file", place=place, detail="should be a folder")
             elif name != VERIFIED:
-                yield from _stray(folder, place, known=name == VERIFIED + TMP)
+                known = name in {VERIFIED + TMP, RECOVERING, RECOVERING + TMP}
+                yield from _stray(folder, place, known=known)
 
 
 def _in_stream(folder: LogFolder, place: str, kind: str) -> Iterator[Anomaly]:
@@ -80,4 +84,5 @@ def _stray(folder: LogFolder, place: str, *, known: bool) -> Iterator[Anomaly]:
     except OSError as error:
         yield Anomaly(type="unreadable", place=place, detail=f"cannot be opened: {error.strerror}")
         return
-    yield Anomaly(type="tmp_leftover", place=place, detail="left behind by a crash; recovery removes it")
+    detail = _UNTOLD if place.endswith("/" + RECOVERING) else "left behind by a crash; recovery removes it"
+    yield Anomaly(type="tmp_leftover", place=place, detail=detail)
