@@ -109,8 +109,8 @@ def test_rights_that_are_missing_are_listed(lab: Lab) -> None:
 
 def test_the_documented_rights_suffice(lab: Lab) -> None:
     rights = (
-        "~papyra:* resetchannels -@all +@connection +@read +@write +@stream +@scripting +@transaction +info +time +role "
-        "+wait +waitaof +cluster|slots +cluster|info +scan"
+        "~papyra:* resetchannels -@all +@connection +@read +@write +@stream +@scripting +@transaction "
+        "+info +time +role +wait +waitaof +cluster|slots +cluster|info +scan"
     )
     server = lab.server(options={**GOOD, "user": [f"app on >pw {rights}"]}, username="app", password="pw")
     with RedisLog(parse_address(server.url)) as log:
