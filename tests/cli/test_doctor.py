@@ -81,7 +81,8 @@ def test_json_has_exactly_the_documented_members(run: Run, hand_made: Make, monk
         {"name": "STARTUP", "value": "scan", "from": "default"},
         {"name": "RETENTION", "value": "events=7d", "from": "environment"},
         {"name": "FSYNC", "value": "interval", "from": "default"},
-        {"name": "WRITE", "value": "through", "from": "default"},
+        {"name": "WRITE", "value": "(by the log)", "from": "default"},
+        {"name": "SPILL", "value": "off", "from": "default"},
         {"name": "MESSAGES", "value": "all", "from": "default"},
         {"name": "PAYLOAD", "value": "redacted", "from": "default"},
         {"name": "FORWARD", "value": "live", "from": "default"},
@@ -330,3 +331,26 @@ def test_a_check_is_told_by_how_bad_it_is() -> None:
     assert check.status == "ok"
     assert replace(check, ok=False).status == "FAIL"
     assert replace(check, ok=False, severity="WARN").status == "warn"
+
+
+# --- the spill ---------------------------------------------------------------------------------------
+
+
+def test_a_spill_is_not_for_a_log_on_this_machine(
+    a_day: str, run: Run, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_PAPYRA_SPILL", f"{tmp_path}/spill")
+    assert checks(run("doctor", "--json", "--log", a_day))["spill"]["detail"].startswith("not used")
+
+
+@pytest.mark.parametrize(
+    ("folder", "status", "detail"),
+    [("", "ok", "nothing waits in"), ("spill", "ok", "nothing waits in"), ("a/b", "warn", "memory only")],
+)
+def test_a_spill_is_looked_at(
+    run: Run, tmp_path: Path, monkeypatch: Any, folder: str, status: str, detail: str
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_PAPYRA_SPILL", f"{tmp_path}/{folder}")
+    found = checks(run("doctor", "--json", "--log", "redis://127.0.0.1:1"))
+    assert found["spill"]["status"] == status
+    assert detail in found["spill"]["detail"]

@@ -344,6 +344,27 @@ def test_an_unwritable_spill_says_what_to_do(tmp_path):
         spool.prepare()
 
 
+def test_nothing_precious_overtakes_what_is_in_the_spill(process):
+    """A full log is offered dead letters out of turn, but not past those that wait on the disk."""
+    process.emit()
+    process.away("ENOSPC")
+
+    def meanwhile():
+        process.log.before = lambda: None
+        for _ in range(8):
+            process.emit("d")
+        process.writer._spill_waiting()
+        process.emit("d")
+        process.log.some = 500  # what comes next is stored, though not acknowledged
+
+    process.log.before = meanwhile
+    assert process.writer.drain() is False
+    process.away(None)
+    assert process.writer.drain() is True
+    assert process.log.server.overtaken == []
+    assert process.seqs("d") == list(range(9))
+
+
 # --- any history ---------------------------------------------------------------------------------------
 
 
@@ -413,7 +434,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def kill(self):
-        self.in_memory_at_crash |= {(f.writer, f.kind, f.seq) for f in self.process.writer._left()}
+        self.in_memory_at_crash |= {(f.writer, f.kind, f.seq) for f in self.process.writer._backlog.left()}
         self.process.crash()
         self.ended()
 

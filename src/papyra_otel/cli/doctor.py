@@ -35,10 +35,10 @@ _STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 
 _DESCRIPTION = """\
 Look whether an application started with these settings, as this user, could record: settings and where
-each comes from, runtimes, the log's folder, permissions, disk space, what the start-up policy would do now.
-No log is created or changed; where there is one, a file .doctor-....tmp is made in its folder for a moment, to
-try locks. Ends with 0 if no check fails (with --strict: and none warns), 1 if one does. In front of an
-application, in an init container or in CI:
+each comes from, runtimes, the log's folder, permissions and disk space, or its server, the spill, what the
+start-up policy would do now. No log is created or changed; where there is one in a folder, a file
+.doctor-....tmp is made there for a moment, to try locks. Ends with 0 if no check fails (with --strict: and
+none warns), 1 if one does. In front of an application, in an init container or in CI:
 
   papyra-otel doctor && exec opentelemetry-instrument python app.py
 
@@ -117,8 +117,8 @@ def _default(settings: Settings, name: str) -> str:
         return "off" if seconds is None else f"{seconds:g}s"
     if name == "write" and settings.write is None:
         return "(by the log)"
-    if name == "spill" and settings.spill is None:
-        return "off"
+    if name == "spill":
+        return settings.spill or "off"
     value = getattr(settings, name)
     return str(value).lower() if isinstance(value, bool) else str(getattr(value, "value", None) or value.text)
 
@@ -211,8 +211,36 @@ def _log_checks(args: Namespace, settings: Settings, here: Surroundings) -> Iter
     with log:
         before = log.preflight()
         yield from before
+        yield from _spill_checks(settings, log)
         if log.capabilities.shared_between_processes and all(check.status != "FAIL" for check in before):
             yield from _content_checks(log, args, settings, here)
+
+
+def _spill_checks(settings: Settings, log: FactLog) -> Iterator[Check]:
+    """Tell whether facts could wait on the disk, and what waits there now."""
+    if settings.spill is None:
+        return
+    if not log.capabilities.behind_a_network:
+        detail = f"not used: the {log.capabilities.backend} log is on this machine"
+        yield Check(name="spill", ok=True, detail=detail)
+        return
+    from papyra_otel.log.file.spool import Spool  # noqa: PLC0415 - takes a while to import
+
+    waiting = Spool(settings.spill).size_bytes()
+    folder = settings.spill if os.path.exists(settings.spill) else os.path.dirname(settings.spill)  # noqa: PTH110, PTH120
+    if os.access(folder, os.W_OK | os.X_OK):
+        detail = (
+            f"{size(waiting)} wait in {settings.spill}" if waiting else f"nothing waits in {settings.spill}"
+        )
+        yield Check(name="spill", ok=True, detail=detail)
+    else:
+        yield Check(
+            name="spill",
+            ok=False,
+            severity="WARN",
+            detail=f"{folder} cannot be written by this user, or is not there: facts would wait in memory only",
+            remedy="create it, give this user the folder, or choose another OTEL_PYTHON_PAPYRA_SPILL",
+        )
 
 
 def _content_checks(log: FactLog, args: Namespace, settings: Settings, here: Surroundings) -> Iterator[Check]:

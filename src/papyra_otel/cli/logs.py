@@ -18,7 +18,7 @@ def add_log_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--log",
         metavar="URL",
-        help="the log: file:relative/dir, file:///absolute/dir, ... "
+        help="the log: file:relative/dir, file:///absolute/dir, redis://host:6379/0, ... "
         "(default: OTEL_PYTHON_PAPYRA_LOG, else file:papyra-facts)",
     )
     parser.add_argument("--system", metavar="ID", help="only this actor system (default: all in the log)")

@@ -4,11 +4,8 @@ An actor never waits here for anything but a lock and, in write-through mode, on
 the disk with fsync=always, together with all who write meanwhile). For a log behind a network every fact waits for
 the writer's thread, which stores them in batches.
 
-While the log is away facts wait in the ring, then, if there is one, in the spill, and the thread tries again, with
-growing pauses. Order, for each writer and kind: what is in the spill came before what is in flight, and that before
-what is in the ring (only what is in flight may be in the spill too, and is stored once all the same). So nothing is
-taken from the ring to be stored while something waits in the spill; docs/decisions/0034 says why. What nothing can
-hold is lost with a count, and when the log is back a ``papyra.fact.dropped`` fact explains the hole.
+While the log is away facts wait, in order (``backlog``), and the thread tries again, with growing pauses. What
+nothing can hold is lost with a count, and when the log is back a ``papyra.fact.dropped`` fact explains the hole.
 """
 
 from __future__ import annotations
@@ -26,6 +23,7 @@ from papyra_otel.errors import LogUnavailable, NotSupported
 from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log import FactLog
 from papyra_otel.log.contract import Lost
+from papyra_otel.pipeline.backlog import Backlog
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.ring import Losses, Ring
 from papyra_otel.pipeline.spill import Spill
@@ -39,9 +37,7 @@ RING_FACTS_MAX = 10_000
 RING_BYTES_MAX = 32 << 20
 SPILL_AFTER_SECONDS = 1.0
 END_SECONDS_MAX = 10.0
-_BATCH_FACTS = 500
 _SOON_SECONDS = 0.5  # an attempt that fails so fast may be made once more at exit
-_HAND_SECONDS_MAX = 0.02
 _NO_SPACE = frozenset({"ENOSPC", "EDQUOT"})
 
 
@@ -82,7 +78,6 @@ class FactWriter:
         self._spill = spill if queued else None
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
-        self._brink = capacity - min(_BATCH_FACTS, capacity // 4)
         self._ticks = ticks
         self._background = background
         self._chore = chore
@@ -108,11 +103,14 @@ class FactWriter:
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
-        self._draining = threading.Lock()  # taken in this order: draining, spilling, lock
-        self._spilling = threading.Lock()
-        self._ring = Ring(self._capacity, self._capacity_bytes)
-        self._in_flight: list[Fact] = []
-        self._in_flight_spilled = False
+        self._draining = threading.Lock()
+        self._backlog = Backlog(
+            self._lock,
+            Ring(self._capacity, self._capacity_bytes),
+            self._spill,
+            lost=lambda facts: self._lose(facts, self._trouble or "queue_full"),
+            ticks=self._ticks,
+        )
         self._losses = Losses()
         self._lost_by_log: deque[Lost] = deque()
         self._trouble: str | None = None
@@ -121,7 +119,6 @@ class FactWriter:
         self._orphans_due = self._spill is not None
         self._ending = False
         self._until: float | None = None
-        self._no_hand_until = 0.0
         self._attempt_ticks = self._trouble_ticks = self._failed_ticks = 0.0
 
     def begin(self) -> None:
@@ -170,8 +167,8 @@ class FactWriter:
             self._wait(wait, fact)
         if self._ending and not self._through:
             self._store_late()
-        elif self._spill is not None and len(self._ring) > self._brink:
-            self._lend_a_hand(self._spill)
+        elif self._spill is not None:
+            self._backlog.lend_a_hand()
         return fact
 
     def _write(self, fact: Fact) -> Callable[[], None] | None:
@@ -201,16 +198,14 @@ class FactWriter:
 
     def _keep(self, fact: Fact) -> None:
         self._through = False  # until all that waits is stored: no fact overtakes another
-        shed = self._ring.put(fact)
-        if shed:
-            self._lose(shed, self._trouble or "queue_full")
+        self._backlog.put(fact)
         if self._background:
             self._worker.wake()
             if self._spill is not None and self._is_pressed():
                 self._spiller.wake()
 
     def _is_pressed(self) -> bool:
-        return self._spills or 2 * len(self._ring) > self._ring.capacity
+        return self._spills or self._backlog.is_half_full
 
     def _lose(self, facts: tuple[Fact, ...] | list[Fact], error_type: str) -> None:
         for fact in facts:
@@ -227,7 +222,7 @@ class FactWriter:
             _logger.error(
                 "papyra_otel cannot write its log: %s. Up to %d facts wait in memory%s; it tries again by itself",
                 error,
-                self._ring.capacity,
+                self._capacity,
                 "" if self._spill is None else f", and any number in {self._spill.root}",
             )
         self._trouble = error.error_type
@@ -251,44 +246,31 @@ class FactWriter:
 
     def _drained(self) -> bool:
         while not self._is_late():
-            if self._spill is not None and self._spill.active and not self._drain_spill(self._spill):
+            if not self._backlog.drain_spill(self._spilled_stored):
                 return False
-            batch = self._take(self._ring.take)
+            batch = self._backlog.take()
             if batch:
                 failed = self._stored(batch)
                 if failed is not None:
                     if failed.error_type in _NO_SPACE:
                         self._store_precious()
                     return False
-            elif self._spill is None or not self._spill.active:
+            elif not self._backlog.is_spilled:
                 self._end_trouble()
                 return True
         return False
+
+    def _spilled_stored(self, batch: list[Fact]) -> bool:
+        return not self._is_late() and self._stored(batch, spilled=True) is None
 
     def _is_late(self) -> bool:
         return self._until is not None and self._ticks() > self._until
 
     def _store_precious(self) -> None:
         """There may be room, kept or small, for what matters most. Each kind has an order of its own."""
-        while batch := self._take(self._ring.take_precious):
+        while batch := self._backlog.take(precious=True):
             if self._stored(batch) is not None:
                 return
-
-    def _drain_spill(self, spill: Spill) -> bool:
-        """Store what waits in the spill; meanwhile more may come there, from the ring."""
-        if not spill.drain(lambda batch: not self._is_late() and self._stored(batch, spilled=True) is None):
-            return False
-        with self._spilling, self._lock:
-            spill.settle()
-        return True
-
-    def _take(self, take: Callable[[int], list[Fact]]) -> list[Fact]:
-        with self._lock:
-            if self._spill is not None and self._spill.active:  # that comes first
-                return []
-            self._in_flight = take(_BATCH_FACTS)
-            self._in_flight_spilled = False
-            return self._in_flight
 
     def _stored(self, batch: list[Fact], *, spilled: bool = False) -> LogUnavailable | None:
         """Store *batch*, or return it to the ring, unless it is in the spill, and say why."""
@@ -302,20 +284,17 @@ class FactWriter:
         except Exception:
             failed = self._stored_one_by_one(batch, spilled=spilled)
         if not spilled:
-            with self._lock:
-                self._in_flight = []
+            self._backlog.arrived()
         return failed
 
     def _return(self, batch: list[Fact], error: LogUnavailable) -> None:
         with self._lock:
             self._begin_trouble(error)
             self._failed_ticks = self._ticks()
-            if batch and not self._in_flight_spilled:
-                self._lose(self._ring.put_back(batch), error.error_type)
-            self._in_flight = []
+            self._backlog.returned(batch)
             if self._spill is not None and not self._spills:
                 self._spills = self._failed_ticks - self._trouble_ticks >= SPILL_AFTER_SECONDS
-            if self._spills and self._ring and self._background:
+            if self._spills and self._backlog.in_memory and self._background:
                 self._spiller.wake()
 
     def _stored_one_by_one(self, batch: list[Fact], *, spilled: bool) -> LogUnavailable | None:
@@ -334,7 +313,7 @@ class FactWriter:
 
     def _end_trouble(self) -> None:
         with self._lock:
-            if self._ring:
+            if self._backlog.in_memory:
                 return
             self._through = not (self._queued or self._closed)
             self._spills = False
@@ -361,52 +340,7 @@ class FactWriter:
 
     def _spill_waiting(self, wait_seconds: float = END_SECONDS_MAX) -> bool:
         """Move what waits in memory to the disk while that is called for; False when the disk does not take it."""
-        spill = self._spill
-        if spill is None:
-            return True
-        while self._ending or self._is_pressed():
-            if not self._spilling.acquire(timeout=wait_seconds):
-                return False
-            try:
-                kept = self._spill_batch(spill)
-            finally:
-                self._spilling.release()  # after each batch, so that others have their turn
-            if kept is not True:
-                return kept is None
-        return True
-
-    def _lend_a_hand(self, spill: Spill) -> None:
-        """Spill one batch, or wait a moment for who does: in a burst the ring is about to overflow.
-
-        As with a file log: no more than a write to the kernel. A disk that does not take it is left alone for a second.
-        """
-        if self._ticks() < self._no_hand_until:
-            return
-        if self._spilling.acquire(timeout=_HAND_SECONDS_MAX):
-            try:
-                helped = self._spill_batch(spill) is not False
-            finally:
-                self._spilling.release()
-        else:
-            helped = len(self._ring) < self._ring.capacity
-        if not helped:
-            self._no_hand_until = self._ticks() + 1.0
-
-    def _spill_batch(self, spill: Spill) -> bool | None:
-        """Move one batch; None when nothing waits. Call with ``_spilling``."""
-        with self._lock:
-            flying = self._in_flight if not self._in_flight_spilled else []
-            batch = flying or self._ring.take(_BATCH_FACTS)
-            if not batch:
-                return None
-            spill.active = True  # from here on nothing of the ring overtakes it
-        kept = spill.put(batch)
-        with self._lock:
-            if flying:
-                self._in_flight_spilled = kept and self._in_flight is flying
-            elif not kept:
-                self._lose(self._ring.put_back(batch), self._trouble or "queue_full")
-        return kept
+        return self._backlog.spill(lambda: self._ending or self._is_pressed(), wait_seconds)
 
     def _adopt_orphans(self) -> bool:
         """Store what earlier processes left in the spill, one batch at a time: what is recorded now comes first."""
@@ -441,9 +375,7 @@ class FactWriter:
     def waiting(self) -> tuple[int, int, int | None]:
         """Return how many facts wait in memory, how many can, and when the oldest happened (ns since the epoch)."""
         with self._lock:
-            size = len(self._ring) + len(self._in_flight)
-            oldest = self._in_flight[0].time_unix_nano if self._in_flight else self._ring.oldest_unix_nano()
-            return size, self._ring.capacity, oldest
+            return self._backlog.waiting()
 
     def end(self) -> Ended:
         """Make a last attempt to store what waits, then spill it; return what is left.
@@ -464,12 +396,7 @@ class FactWriter:
         self._tell_losses()
         self._spill_waiting()
         with self._lock:
-            return Ended(0 if self._spill is None else self._spill.waiting, len(self._left()))
-
-    def _left(self) -> list[Fact]:
-        """Return what waits in memory only."""
-        flying = [] if self._in_flight_spilled else self._in_flight
-        return [*flying, *self._ring]
+            return Ended(0 if self._spill is None else self._spill.waiting, len(self._backlog.left()))
 
     def _is_worth_trying(self, begun: float, *, again: bool) -> bool:
         """Say whether one more attempt can be made in time: not after one that took long and failed just now."""
@@ -490,8 +417,7 @@ class FactWriter:
         """Make a last attempt to store what waits; return what is spilled, and how many facts are lost for good."""
         ended = self.end()
         with self._lock:
-            left = self._left()
-            self._ring.clear()
+            left = self._backlog.clear()
             self._lose(left, self._trouble or "closed")
             self._closed = True
             self._through = False
