@@ -135,8 +135,7 @@ def test_what_does_not_fit_is_counted_and_explained(server):
     assert len(seqs(server.url)) + count == 12_001
 
 
-def test_what_the_server_acknowledged_and_lost_is_counted_and_told(lab):
-    server = lab.server()
+def test_what_the_server_acknowledged_and_lost_is_counted_and_told(server):
     recording = enable(server.url)
     recording._log._log._appending._recent_facts_max = 100
     for _ in range(10):
@@ -308,6 +307,14 @@ def test_risks_are_said_and_recorded(server, capsys, monkeypatch):
         ("eviction", "ERROR"),
         ("memory", "WARN"),
     ]
+
+
+def test_a_real_risk_refuses_a_strict_start(lab):
+    server = lab.server(options={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"})
+    with pytest.raises(LogDamaged, match="could lose facts without a word.*noeviction"):
+        enable(server.url, startup="fail")
+    papyra_otel.disable()
+    assert enable(server.url).active
 
 
 def test_a_severe_risk_refuses_a_strict_start(server, monkeypatch):
