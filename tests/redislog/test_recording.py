@@ -311,7 +311,7 @@ def test_risks_are_said_and_recorded(server, capsys, monkeypatch):
 
 def test_a_real_risk_refuses_a_strict_start(lab):
     server = lab.server(options={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"})
-    with pytest.raises(LogDamaged, match="could lose facts without a word.*noeviction"):
+    with pytest.raises(LogDamaged, match=r"could lose facts without a word.*noeviction"):
         enable(server.url, startup="fail")
     papyra_otel.disable()
     assert enable(server.url).active

@@ -106,8 +106,8 @@ class Removal:
     ) -> None:
         own = {fence.writer for fence in site.fence if fence.kind is kind and fence.records}
         self.kind = kind
-        self.planned = Tally()
-        self.done = Tally()
+        self.planned: Tally = Tally()
+        self.done: Tally = Tally()
         self.holds: list[GroupHold] = []
         self.skipped: list[Skipped] = []
         self._headway = headway

@@ -22,11 +22,11 @@ class RedisSource:
 
     def __init__(self, system: str, fence: Fence, pages: Pages, shard: str = "") -> None:
         # with the shard: what a writer left in a spill is stored where the log that finds it has its shards
-        self.id = f"{fence.kind.plural}/{fence.writer}{shard}"
+        self.id: str = f"{fence.kind.plural}/{fence.writer}{shard}"
         self.system = system
         self.kind: FactKind = fence.kind
-        self.writer = fence.writer
-        self.stream = f"{fence.kind.plural}/{system}"
+        self.writer: str = fence.writer
+        self.stream: str = f"{fence.kind.plural}/{system}"
         self._fence = fence
         self._pages = pages
 

@@ -60,7 +60,7 @@ class StreamHead:
     def __init__(
         self, wire: Wire, shown: str, site: Site, kind: FactKind, floors: Mapping[str, EntryId]
     ) -> None:
-        self.key = site.tag.stream(kind)
+        self.key: str = site.tag.stream(kind)
         self.newer: set[str] = set()
         self._wire = wire
         self._shown = shown
