@@ -258,6 +258,8 @@ def test_threads_and_exit_handlers_at_the_end_are_recorded(server: Server, tmp_p
 @pytest.mark.slow
 def test_forked_children_record_as_writers_of_their_own(server: Server, tmp_path: Path) -> None:
     code = BEGIN + (
+        "import warnings\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)\n"  # from 3.12 on: there are threads, and a fork
         "recording = enable()\n"
         "for _ in range(10): recording.recorder.started(actor)\n"
         "pids = []\n"
