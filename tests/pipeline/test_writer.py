@@ -413,3 +413,27 @@ def test_ranges_that_are_taken_over_are_joined_like_numbers(ranges, seqs):
     wanted = {*seqs} | {n for first, more in ranges for n in range(first, first + more + 1)}
     assert {n for a, b in zip(lost.starts, lost.ends, strict=True) for n in range(a, b + 1)} == wanted
     assert all(b + 1 < c for b, c in zip(lost.ends, lost.starts[1:], strict=False))
+
+
+def test_trouble_ends_and_pauses_are_short_again_though_facts_never_cease_to_come(make_pipeline):
+    pipeline = make_pipeline(queued=True, capacity=20)
+    pipeline.log.away = "ECONNREFUSED"
+    for n in range(30):
+        pipeline.emit(n)
+    assert pipeline.writer.drain() is False
+    worker = pipeline.writer._worker
+    worker._pause_seconds = 30.0
+    pipeline.log.away = None
+    append, more = pipeline.log.append, iter(range(1000, 1006))
+
+    def append_while_facts_come(facts):
+        append(facts)
+        if (n := next(more, None)) is not None:
+            pipeline.emit(n)
+            told.append(any(fact.name == semconv.FACT_DROPPED for fact in pipeline.log.facts()))
+
+    told: list[bool] = []
+    pipeline.log.append = append_while_facts_come
+    assert pipeline.writer.drain() is True
+    assert told[:2] == [False, True], "what was lost is told at once, not when no more facts come"
+    assert worker._pause_seconds < 1.0

@@ -98,8 +98,12 @@ class Worker:
             _logger.exception("papyra_otel: the thread %s goes on after a failure", self._name)
             return False
         if done:
-            self._pause_seconds = _FIRST_PAUSE_SECONDS
+            self.encourage()
         return done
+
+    def encourage(self) -> None:
+        """Begin with a short pause again when the work fails next: it went well for a while, though it is not done."""
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
 
     def _next_pause_seconds(self) -> float:
         self._pause_seconds = min(self._pause_seconds * 2, _LONGEST_PAUSE_SECONDS)

@@ -23,7 +23,7 @@ from papyra_otel.errors import LogUnavailable, NotSupported
 from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log import FactLog
 from papyra_otel.log.contract import Lost
-from papyra_otel.pipeline.backlog import Backlog
+from papyra_otel.pipeline.backlog import BATCH_FACTS, Backlog
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.ring import Losses, Ring
 from papyra_otel.pipeline.spill import Spill
@@ -238,13 +238,20 @@ class FactWriter:
 
     def drain(self) -> bool:
         """Try now to store all that waits, and to explain what was lost; say whether nothing waits any more."""
-        with self._draining:
-            drained = self._drained()
-        if drained:
+        while True:
+            with self._draining:
+                if not self._drained():
+                    return False
             self._tell_losses()
-        return drained
+            if not self._waits():
+                return True
+
+    def _waits(self) -> bool:
+        with self._lock:
+            return self._backlog.in_memory or self._backlog.is_spilled
 
     def _drained(self) -> bool:
+        """Say whether all is stored that waited a moment ago: where facts never cease to come, the rest comes later."""
         while not self._is_late():
             if not self._backlog.drain_spill(self._spilled_stored):
                 return False
@@ -255,6 +262,9 @@ class FactWriter:
                     if failed.error_type in _NO_SPACE:
                         self._store_precious()
                     return False
+                if self._trouble is not None and len(batch) < BATCH_FACTS and not self._ending:
+                    self._end_trouble()
+                    return True
             elif not self._backlog.is_spilled:
                 self._end_trouble()
                 return True
@@ -313,10 +323,10 @@ class FactWriter:
 
     def _end_trouble(self) -> None:
         with self._lock:
-            if self._backlog.in_memory:
-                return
-            self._through = not (self._queued or self._closed)
+            if not self._backlog.in_memory:
+                self._through = not (self._queued or self._closed)
             self._spills = False
+            self._worker.encourage()
             if self._trouble is not None:
                 self._trouble = None
                 self._orphans_due = self._spill is not None

@@ -399,13 +399,12 @@ def test_one_key_is_deleted_and_there_is_too_much_to_send_again(
 
 def test_the_ring_overflows_and_dead_letters_go_last(lab: Lab, flavour: Flavour, runs: Runs) -> None:
     server = lab.server(flavour)
-    run = runs(server.url, capacity=400)
+    run = runs(server.url, capacity=1000)
     run.goes_on()
     server.kill()
     run.fails("connection")
-    run.records(600)
+    run.records(1500)
     server.start()
     run.goes_on()
     lost = run.check(loses=True)
-    assert "dead_letter" not in {uid.kind.value for uid in lost}
-    assert "audit" not in {uid.kind.value for uid in lost}
+    assert {uid.kind.value for uid in lost} <= {"event", "audit"}
