@@ -173,7 +173,7 @@ def redis(session: nox.Session) -> None:
     """Test the Redis log on every kind of server: Valkey, Redis old and new, Sentinel, Cluster, TLS."""
     session.install(*EDITABLE, *group("test"), "pip")
     session.env["PAPYRA_OTEL_REDIS_OLDEST"] = str(_oldest_redis(session))
-    session.run("pytest", "-m", "redis", *session.posargs)
+    session.run("pytest", "-m", "redis and not long", *session.posargs)
 
 
 def _oldest_redis(session: nox.Session) -> Path:

@@ -187,6 +187,7 @@ def test_a_few_random_lives(redis_server: Server) -> None:
     run_state_machine_as_test(lambda: Life(redis_server), settings=few)
 
 
+@pytest.mark.long
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("short_stretches")
