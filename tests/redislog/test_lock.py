@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+
 import pytest
 
 from papyra_otel.errors import LogBusy, LogUnavailable
@@ -15,8 +18,9 @@ ONE, OTHER = Tag("papyra", "one"), Tag("papyra", "other")
 
 
 @pytest.fixture
-def wire(redis_server: Server) -> Wire:
-    return connect(parse_address(redis_server.url))
+def wire(redis_server: Server) -> Iterator[Wire]:
+    with closing(connect(parse_address(redis_server.url))) as wire:
+        yield wire
 
 
 def test_one_at_a_time_and_free_again_afterwards(wire: Wire) -> None:

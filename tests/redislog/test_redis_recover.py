@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 
@@ -291,9 +291,9 @@ def test_a_dry_run_and_ignore_change_nothing(shop: Workshop) -> None:
 def test_only_one_at_a_time(shop: Workshop) -> None:
     shop.write(5)
     HARMS["a flipped bit"](shop)
-    wire = connect(parse_address(shop.server.url))
-    with UpkeepLock(wire, "here", [shop.tag]), pytest.raises(LogBusy):
-        recover(shop)
+    with closing(connect(parse_address(shop.server.url))) as wire:
+        with UpkeepLock(wire, "here", [shop.tag]), pytest.raises(LogBusy):
+            recover(shop)
     assert recover(shop).changed
 
 
