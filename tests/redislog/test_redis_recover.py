@@ -291,9 +291,12 @@ def test_a_dry_run_and_ignore_change_nothing(shop: Workshop) -> None:
 def test_only_one_at_a_time(shop: Workshop) -> None:
     shop.write(5)
     HARMS["a flipped bit"](shop)
-    with closing(connect(parse_address(shop.server.url))) as wire:
-        with UpkeepLock(wire, "here", [shop.tag]), pytest.raises(LogBusy):
-            recover(shop)
+    with (
+        closing(connect(parse_address(shop.server.url))) as wire,
+        UpkeepLock(wire, "here", [shop.tag]),
+        pytest.raises(LogBusy),
+    ):
+        recover(shop)
     assert recover(shop).changed
 
 
