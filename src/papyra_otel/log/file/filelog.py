@@ -44,8 +44,7 @@ class FileLog(FileWriting):
     none. What a power cut may take is what *options.fsync* allows. After a failed fsync a file is left for
     good, and what it may have lost is written again: as much as *unsynced_bytes_max* bytes of memory hold.
     A forked child writes as a new writer into segments of its own. *identities* are given where facts have them from
-    another log. Who removes segments that are being
-    written loses up to 0.1 s of facts more.
+    another log. Who removes segments that are being written loses up to 0.1 s of facts more.
     """
 
     def __init__(
