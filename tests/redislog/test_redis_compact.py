@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -159,7 +161,7 @@ def test_a_fact_hidden_before_one_that_is_shown_stays_until_that_goes(redis_serv
 def test_damaged_entries_that_go_are_kept_whole(redis_server: Server) -> None:
     client = redis_server.client()
     key = "papyra:{shop}:audits"
-    with opened(redis_server.url) as log, opened(redis_server.url, "audits=1") as limited:
+    with opened(redis_server.url) as log, opened(redis_server.url, "audits=2") as limited:
         log.append([audit(0)])
         line = client.xrange(key)[0][1][b"data"]
         strange = {
@@ -173,7 +175,7 @@ def test_damaged_entries_that_go_are_kept_whole(redis_server: Server) -> None:
         contents = dict(client.xrange(key))
         log.append([audit(1), audit(2)])
         behind = client.xadd(key, {"data": b"neither\n"})
-        log.append([audit(3)])
+        log.append([audit(3), audit(4)])
         report = limited.compact()
         assert report.kept_in == ("papyra:{shop}:quarantine",)
         assert report.records_removed == 3
@@ -186,8 +188,8 @@ def test_damaged_entries_that_go_are_kept_whole(redis_server: Server) -> None:
             assert fields[b"key"] == key.encode()
             if entry_id != behind:
                 assert contents[entry_id].items() <= fields.items()
-        assert [fact.seq for fact in shown(log)] == [3]
-        assert client.xlen(key) == log.stats().streams[FactKind.AUDIT].records == 1
+        assert [fact.seq for fact in shown(log)] == [3, 4]
+        assert client.xlen(key) == log.stats().streams[FactKind.AUDIT].records == 2
         assert limited.compact().records_removed == 0
 
 
@@ -255,6 +257,8 @@ def test_what_a_group_still_needs_stays_unless_forced(redis_server: Server) -> N
         held = {hold.group: (hold.unread, hold.pending) for hold in report.groups}
         assert held == {"all": (2, 0), "some": (2, 2)}
         assert (report.records_removed, client.xlen(key)) == (3, 7)
+        with opened(redis_server.url) as unlimited:
+            assert [fact.seq for fact in shown(unlimited)] == list(range(3, 10)), "held back, so still there"
 
         report = log.compact(force=True)
         held = {hold.group: (hold.unread, hold.pending, hold.lost) for hold in report.groups}
@@ -367,6 +371,20 @@ def test_who_has_facts_of_another_kind_left_is_not_forgotten(redis_server: Serve
         compactor.compact(force=True)
         assert len(client.hgetall("papyra:{shop}:fence")) == 3
         assert b"forgotten" not in client.hgetall("papyra:{shop}:meta")
+
+
+def test_who_came_back_meanwhile_is_not_forgotten(redis_server: Server) -> None:
+    client = redis_server.client()
+    with opened(redis_server.url, "audits=1d", clock=lambda: 3 * 10**18) as log:
+        log.append([audit(0)])
+        assert log.compact(force=True).records_removed == 1
+        (tag,) = log._survey.tags("shop")
+        before = log._survey.site(tag)
+        stale = dataclasses.replace(before, fence=tuple(each._replace(records=0) for each in before.fence))
+        log.append([audit(1)])
+        _silent_for(redis_server, 8)
+        removal.forget_writers(removal.Headway(log._wire, "", None, time.monotonic, 1), stale)
+        assert len(client.hgetall("papyra:{shop}:fence")) == 2, "audits and the fact about the compaction"
 
 
 def test_what_was_lost_is_told_to_who_was_not_forgotten(redis_server: Server) -> None:
