@@ -130,6 +130,8 @@ class Life(RuleBasedStateMachine):
             assert report.records_removed >= len(self.stored) - len(left)
             again = log.compact(force=True)
             assert (again.records_removed, again.recorded) == (0, ())
+        scan = self.writers[0].scan()  # whatever was done until the cut, a scan understands
+        assert scan.healthy, scan.anomalies
         for fact in self.stored:  # of each writer a beginning went, and nothing that is shown
             if fact.uid not in left:
                 assert all(
