@@ -226,18 +226,24 @@ class Run:
         self,
         *,
         twice_in_streams: bool = False,
-        unreported: Callable[[set[Uid]], bool] | None = None,
+        scan_tells: bool = False,
         loses: bool | None = None,
     ) -> set[Uid]:
         """End the run; assert the promises; return what is reported as lost.
 
-        *unreported* judges facts that are gone without a word, which is wrong without it. *loses* says whether
-        something has to be lost, or must not be.
+        With *scan_tells*, facts are gone and nobody said so: only a scan can, and does, for each writer and kind.
+        *loses* says whether something has to be lost, or must not be.
         """
         self.settle()
+        return self.judge(twice_in_streams=twice_in_streams, scan_tells=scan_tells, loses=loses)
+
+    def judge(
+        self, *, twice_in_streams: bool = False, scan_tells: bool = False, loses: bool | None = None
+    ) -> set[Uid]:
+        """Do what ``check`` does after all is settled."""
         try:
             with closing(RedisLog(parse_address(self.read_url))) as fresh:
-                return self._judge(list(fresh.read()), fresh, twice_in_streams, unreported, loses)
+                return self._judge(list(fresh.read()), fresh, twice_in_streams, scan_tells, loses)
         finally:
             self.close()
 
@@ -246,7 +252,7 @@ class Run:
         entries: list[Entry],
         fresh: RedisLog,
         twice_in_streams: bool,
-        unreported: Callable[[set[Uid]], bool] | None,
+        scan_tells: bool,
         loses: bool | None,
     ) -> set[Uid]:
         assert self.load.raised == []
@@ -261,10 +267,14 @@ class Run:
         assert present <= recorded | {uid for uid in present if uid.writer != self._writer()}
         reported = self._reported(entries)
         silent = recorded - present - reported
-        if unreported is None:
-            assert silent == set(), f"gone without a word: {_shown(silent)}"
+        scanned = fresh.scan()
+        if scan_tells:
+            found = {(each.writer, each.kind) for each in scanned.anomalies if each.severity == "ERROR"}
+            assert {(uid.writer, uid.kind) for uid in silent} <= found, scanned.anomalies
+            assert silent, "nothing is gone"
         else:
-            assert unreported(silent), f"gone: {_shown(silent)}"
+            assert silent == set(), f"gone without a word: {_shown(silent)}"
+            assert not scanned.damaged, scanned.anomalies
         wrongly = (present & reported) - self.log.uncertain
         assert wrongly == set(), f"there, but reported as lost: {_shown(wrongly)}"
         if loses is not None:

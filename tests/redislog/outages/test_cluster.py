@@ -11,7 +11,7 @@ import redis
 
 from redis_servers.cluster import Cluster
 from redis_servers.fixtures import require
-from redis_servers.flavours import FLAVOURS
+from redis_servers.flavours import FLAVOURS, Flavour
 from redis_servers.server import Server
 from redis_servers.waiting import until
 from redislog.outages.harness import Run, Runs
@@ -58,6 +58,8 @@ class Member:
 
 @pytest.mark.parametrize("more", ["", "&durability=wait", "&shards=4"], ids=["reply", "wait", "shards"])
 def test_a_primary_is_killed_and_its_replica_takes_over(cluster: Cluster, runs: Runs, more: str) -> None:
+    if more and cluster.flavour is not Flavour.VALKEY:
+        pytest.skip("tried with Valkey")
     member = Member(cluster, runs, more)
     old = member.owner
     old.kill()
@@ -70,6 +72,8 @@ def test_a_primary_is_killed_and_its_replica_takes_over(cluster: Cluster, runs: 
 
 
 def test_a_primary_freezes_and_its_replica_takes_over(cluster: Cluster, runs: Runs) -> None:
+    if cluster.flavour is not Flavour.VALKEY:
+        pytest.skip("tried with Valkey")
     member = Member(cluster, runs)
     old = member.owner
     old.pause()

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import pytest
 
 from redis_servers.certificates import Certificates
+from redis_servers.fixtures import require
 from redis_servers.flavours import Flavour
 from redis_servers.lab import Lab
 from redis_servers.proxy import Proxy
@@ -19,6 +20,12 @@ from redislog.outages.harness import Run, Runs
 pytestmark = pytest.mark.redis
 
 PATIENT = "timeout=2s&connect_timeout=2s"
+
+
+@pytest.fixture(params=[Flavour.VALKEY, Flavour.OLDEST], ids=lambda flavour: flavour.value)
+def flavour(request: pytest.FixtureRequest) -> Flavour:
+    """The newest and the oldest: the network's faults are the same for all that is between."""
+    return require(request.param)
 
 
 class Route:
