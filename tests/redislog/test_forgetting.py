@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import redis
@@ -212,3 +214,18 @@ def test_a_meta_of_another_type_keeps_nobody_from_writing(forgetful: Forgetful) 
 )
 def test_what_is_refused_within_a_script_is_told_as_what_it_is(text: str, error_type: str) -> None:
     assert unavailable("redis://host", redis.ResponseError(text)).error_type == error_type
+
+
+def test_every_row_of_the_failure_matrix_names_tests_that_exist() -> None:
+    text = (Path(__file__).parents[2] / "docs/redis.md").read_text("utf-8")
+    section = text.split("## When the server fails")[1].split("\n## ")[0]
+    outages = Path(__file__).parent / "outages"
+    known = {
+        name for path in outages.glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 15
+    for row in rows:
+        named = set(re.findall(r"`(test_\w+)`", row))
+        assert named
+        assert named <= known
