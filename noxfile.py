@@ -82,6 +82,12 @@ nox.options.sessions = [
     "package",
 ]
 
+BETWEEN = [*FOUND][1:-1]
+IN_BETWEEN = [
+    *("-m", f"{PYPROJECT['tool']['pytest']['ini_options']['addopts'][-1]} and not slow"),
+    *("--ignore=tests/redislog", "--ignore=tests/redis_servers"),
+]
+
 EDITABLE = ["-e", "."]
 BOTH_ENDS = nox.parametrize("which", [nox.param(which, id=which) for which in ("oldest", "latest")])
 
@@ -134,9 +140,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run every test but the long ones and the benchmarks, on each Python found."""
+    """Run every test but the long ones and the benchmarks, on each Python found; less on those in between (0037)."""
     session.install(*EDITABLE, *group("test", "declarative"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(IN_BETWEEN if session.python in BETWEEN else []), *session.posargs)
 
 
 @nox.session(python=NEWEST)
