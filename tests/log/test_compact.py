@@ -962,16 +962,20 @@ def test_nothing_appended_meanwhile_is_lost_or_waits(opened: Callable[..., FileL
 
 
 WRITE = """
+import itertools
+import select
 import sys
 from papyra_otel.facts import FactKind
 from papyra_otel.log import LogOptions
 from papyra_otel.log.file import FileLog
 from papyra_otel.testing import make_fact
 log = FileLog(sys.argv[1], options=LogOptions(fsync="never"), segment_bytes_max=4000)
-for n in range(1500):
+for n in itertools.count():
     log.append([make_fact(n, kind=FactKind.DEAD_LETTER)])
     if n == 20:
         print("writing", flush=True)
+    if n >= 1500 and select.select([sys.stdin], [], [], 0)[0]:  # told that it is enough
+        break
 log.close()
 """
 
@@ -981,7 +985,9 @@ def test_a_reader_goes_on_across_compactions_and_misses_nothing(tmp_path: Path) 
     root = tmp_path / "log"
     root.mkdir()
     writers = [
-        subprocess.Popen([sys.executable, "-c", WRITE, root], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     for writer in writers:
@@ -999,6 +1005,10 @@ def test_a_reader_goes_on_across_compactions_and_misses_nothing(tmp_path: Path) 
                 seen.append(entry.fact.uid)
                 cursor = entry.cursor
             compactions += bool(log.compact(force=True).records_removed)
+            if compactions > 1:
+                for writer in writers:
+                    assert writer.stdin is not None
+                    writer.stdin.close()
         for writer in writers:
             assert writer.wait() == 0
             assert writer.stdout is not None
