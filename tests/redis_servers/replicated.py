@@ -26,6 +26,8 @@ _CLIENTS = "127.0.0.1"
 _NODES = ("127.0.0.11", "127.0.0.12")
 _SENTINELS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
 _FORGIVE = (redis.RedisError, OSError)
+_HURRIED = ("INFO-PERIOD", 500, "PUBLISH-PERIOD", 200, "TILT-PERIOD", 1000)
+"""Milliseconds. Whenever the machine stood still for two seconds a sentinel does nothing for the tilt period, else 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Replicated:
         self._stack.enter_context(closing(server))
         if self.flavour is not Flavour.OLDEST:  # there they ask each 10 s and tell each 2 s, as in production
             with server.new_client() as client:
-                client.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", 500, "PUBLISH-PERIOD", 200)
+                client.execute_command("SENTINEL", "DEBUG", *_HURRIED)
         return server
 
     # Where clients go
@@ -154,7 +156,11 @@ class Replicated:
 
     def wait_for_role(self, node: Node, role: str, *, seconds: float = 30.0) -> None:
         """Return when *node* itself says it is ``master`` or ``slave``."""
-        until(lambda: node.role() == role, f"{node.server} as {role}", seconds=seconds, forgive=_FORGIVE)
+        try:
+            until(lambda: node.role() == role, f"{node.server} as {role}", seconds=seconds, forgive=_FORGIVE)
+        except TimeoutError as error:
+            seen = "; ".join(map(_view, self.sentinels))
+            raise TimeoutError(f"{error}; the sentinels say: {seen}") from error
 
     def wait_for_failover(self, old: Node, *, seconds: float = 30.0) -> Node:
         """Return the new primary, when most sentinels name it instead of *old* and it says so itself."""
@@ -216,6 +222,19 @@ def _at_home(host: str, flavour: Flavour) -> dict[str, Option]:
     if flavour is not Flavour.OLDEST:
         settings["bind-source-addr"] = host
     return settings
+
+
+def _view(sentinel: Server) -> str:
+    """Say how *sentinel* sees the group, for who has to find out why something did not happen."""
+    try:
+        with sentinel.new_client(decode_responses=True) as client:
+            tilt = client.info("sentinel").get("sentinel_tilt")
+            nodes = [client.sentinel_master(NAME), *client.sentinel_slaves(NAME)]
+    except _FORGIVE as error:
+        return f"{sentinel}: {error!r}"
+    return f"{sentinel}: tilt {tilt}, " + ", ".join(
+        f"{node['ip']}:{node['port']} {node['flags']} role {node.get('role-reported')}" for node in nodes
+    )
 
 
 def _ask_for_address(sentinel: Server) -> tuple[str, int] | None:

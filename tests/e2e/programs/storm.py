@@ -33,6 +33,7 @@ RETENTION = f"events={KEPT}"
 DELAY_SECONDS = 0.008
 BATCHES = (1, 1, 2, 6, 20, 50)
 BATCHES_A_ROUND = 3  # nobody writes on while the last kill is looked into
+ROUNDS_MAX = 10  # of a life: what all write meanwhile stays well below KEPT, so that nothing of it is removed
 FILL_BYTES_MAX = 60_000
 JANITOR_EVERY = 12  # every so many kills it is the janitor's turn
 TEARING_SHARE = 0.4
@@ -179,11 +180,13 @@ class Life(Process):
         self.number = Life.count
         Life.count += 1
         self.tearing = dice.random() < TEARING_SHARE
+        self.rounds = 0
         self.born_unix_nano = time.time_ns()
         super().__init__(write_for_ever, self.number, self.tearing)
 
     def go_on(self):
         """Allow it to write for one more round."""
+        self.rounds += 1
         with contextlib.suppress(BrokenPipeError):  # it has killed itself already
             os.write(self.tell, b"." * BATCHES_A_ROUND)
 
@@ -225,7 +228,7 @@ class Storm:
                 self.janitor = Process(look_after_it)
                 self.counts["janitor kills"] += 1
             else:
-                place = self.dice.randrange(WRITERS)
+                place = self.next_victim()
                 victim = self.lives[place]
                 self.bury(victim)
                 self.lives[place] = Life(self.dice)
@@ -237,6 +240,11 @@ class Storm:
         said, code = self.reader.stop()
         self.expect(code == 0, f"the reader ended with {code}")
         self.check_end(json.loads(said) if said else {"seen": {}, "wrong": ["the reader said nothing"]})
+
+    def next_victim(self):
+        """Return the place of whoever has lived long enough, or anybody's."""
+        old = [place for place, life in enumerate(self.lives) if life.rounds >= ROUNDS_MAX]
+        return old[0] if old else self.dice.randrange(WRITERS)
 
     def bury(self, life):
         writer, last, killed = life.die()
