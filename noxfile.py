@@ -88,6 +88,13 @@ IN_BETWEEN = [
     *("--ignore=tests/redislog", "--ignore=tests/redis_servers"),
 ]
 
+SIDE_BY_SIDE = [
+    "-n",
+    str(min((os.cpu_count() or 1) + 1, 6)),
+    "--dist",
+    "loadgroup",
+]  # most wait for processes (0064)
+
 EDITABLE = ["-e", "."]
 BOTH_ENDS = nox.parametrize("which", [nox.param(which, id=which) for which in ("oldest", "latest")])
 
@@ -142,14 +149,14 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test but the long ones and the benchmarks, on each Python found; less on those in between (0037)."""
     session.install(*EDITABLE, *group("test", "declarative"))
-    session.run("pytest", *(IN_BETWEEN if session.python in BETWEEN else []), *session.posargs)
+    session.run("pytest", *SIDE_BY_SIDE, *(IN_BETWEEN if session.python in BETWEEN else []), *session.posargs)
 
 
 @nox.session(python=NEWEST)
 def integrity(session: nox.Session) -> None:
     """Try every bit, byte, crash point and system call of the file log, on one Python: the proof of its promises."""
     session.install(*EDITABLE, *group("test"))
-    session.run("pytest", "-m", "exhaustive", *session.posargs)
+    session.run("pytest", *FILE_BY_FILE, "-m", "exhaustive", *session.posargs)
 
 
 @nox.session(python=NEWEST)
@@ -171,7 +178,7 @@ def otel(session: nox.Session, which: str) -> None:
     chosen = at_the_end(which, [r for r in needed if r.startswith("opentelemetry-")])
     newer_only = [] if which == "oldest" else group("declarative")
     session.install(*EDITABLE, *group("test"), *newer_only, *chosen)
-    session.run("pytest", *existing("tests/pipeline", "tests/e2e"), *session.posargs)
+    session.run("pytest", *SIDE_BY_SIDE, *existing("tests/pipeline", "tests/e2e"), *session.posargs)
 
 
 @nox.session(python=NEWEST)
@@ -179,7 +186,7 @@ def redis(session: nox.Session) -> None:
     """Test the Redis log on every kind of server: Valkey, Redis old and new, Sentinel, Cluster, TLS."""
     session.install(*EDITABLE, *group("test"), "pip")
     session.env["PAPYRA_OTEL_REDIS_OLDEST"] = str(_oldest_redis(session))
-    session.run("pytest", "-m", "redis and not long", *session.posargs)
+    session.run("pytest", *SIDE_BY_SIDE, "-m", "redis and not long", *session.posargs)
 
 
 def _oldest_redis(session: nox.Session) -> Path:

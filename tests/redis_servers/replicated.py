@@ -27,7 +27,7 @@ _NODES = ("127.0.0.11", "127.0.0.12")
 _SENTINELS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
 _FORGIVE = (redis.RedisError, OSError)
 _HURRIED = ("INFO-PERIOD", 500, "PUBLISH-PERIOD", 200, "TILT-PERIOD", 1000)
-"""Milliseconds. Whenever the machine stood still for two seconds a sentinel does nothing for the tilt period, else 30 s."""
+"""In ms. When the machine stood still for two seconds a sentinel does nothing for the tilt period: 30 s by default."""
 
 
 @dataclass(frozen=True, slots=True)
