@@ -88,12 +88,9 @@ IN_BETWEEN = [
     *("--ignore=tests/redislog", "--ignore=tests/redis_servers"),
 ]
 
-SIDE_BY_SIDE = [
-    "-n",
-    str(min((os.cpu_count() or 1) + 1, 6)),
-    "--dist",
-    "loadgroup",
-]  # most wait for processes (0064)
+WORKERS = min((os.cpu_count() or 1) + 1, 6)
+SIDE_BY_SIDE = ["-n", str(WORKERS), "--dist", "worksteal"]  # most tests wait for processes of theirs (0064)
+FILE_BY_FILE = [*SIDE_BY_SIDE[:-1], "loadfile"]  # for tests that count what their file did
 
 EDITABLE = ["-e", "."]
 BOTH_ENDS = nox.parametrize("which", [nox.param(which, id=which) for which in ("oldest", "latest")])

@@ -38,6 +38,7 @@ from papyra_otel.errors import ConfigError, LogBusy, LogUnavailable
 from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log import mending
 from papyra_otel.log.codec import encode, encode_line, outline, parse, sign
+from papyra_otel.log.file import FileLog
 from papyra_otel.log.file.examine import HEADER, SEAL, Digests, examine
 from papyra_otel.log.file.folder import LogFolder
 from papyra_otel.log.file.fs import OS, FileSystem
@@ -692,6 +693,20 @@ def test_what_a_living_writer_holds_is_left_alone_and_named(log: Log) -> None:
     assert [skipped.place for skipped in report.skipped] == [str(path.relative_to(log.root))]
     assert "writer is running" in report.skipped[0].reason
     assert log.recover().rewritten == (str(path.relative_to(log.root)),)
+
+
+def test_what_a_living_writer_sealed_and_lost_is_told_at_once(tmp_path: Path) -> None:
+    with FileLog(tmp_path, segment_bytes_max=1500) as log:
+        for n in range(3):
+            log.append([make_fact(n, kind=FactKind.EVENT, attributes={"p": "x" * 300})])
+        log.flush()  # what is sealed is let go when it is on the disk
+        first = min(tmp_path.rglob("events/*.ndjson"))
+        *lines, last, seal = first.read_bytes().splitlines(keepends=True)
+        first.write_bytes(b"".join([*lines, flipped(last, 8 * 200), seal]))
+        assert log.recover().changed
+        log.seal()  # from now on nobody can explain the hole any more
+        assert log.scan().healthy
+        assert not log.recover().changed
 
 
 def test_what_somebody_took_since_it_was_scanned_is_left_alone_and_named(log: Log) -> None:

@@ -116,10 +116,18 @@ class Losses:
     def _unseen(self, end: int) -> Iterator[_Range]:
         """Yield what may stand in segments that cannot be read, or by this version, or are being written.
 
-        That is what is between others'.
+        That is what is between others'. What a seal says was in its segment is not behind it: it is lost.
         """
         for at, segment in enumerate(self._segments):
             if segment.alive or "unreadable" in segment.tally.counts or segment.scan.newer_bytes:
                 before = [found[-1][1] for found in (each.ranges for each in self._segments[:at]) if found]
+                if segment.alive:
+                    before += [_sealed_to(each) for each in self._segments[:at]]
                 after = [found[0][0] for found in (each.ranges for each in self._segments[at + 1 :]) if found]
                 yield max(before, default=-1) + 1, min(after, default=end + 1) - 1
+
+
+def _sealed_to(segment: Summary) -> int:
+    """Return the last seq that a segment's seal says it had."""
+    last = None if segment.seal is None else segment.seal.last_seq
+    return -1 if last is None else last
