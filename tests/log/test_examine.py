@@ -360,6 +360,14 @@ def test_long_garbage_is_one_damage(filler, size, anomaly):
     assert [(span.what, span.anomaly) for span in spans] == [(FACT, None), (DAMAGED, told), (FACT, None)]
 
 
+def test_a_run_of_line_ends_is_one_damage_however_it_is_read(monkeypatch):
+    monkeypatch.setattr(examine, "_CHUNK_BYTES", 700)
+    head, _, rest = small("event", "sealed").data.partition(b"\n")
+    data = head + b"\n" + b"\n" * 5000 + b"?\n" + rest
+    found = [(span.offset, span.length) for span in spans_of(data) if span.anomaly]
+    assert found == [(len(head) + 1, 5000), (len(head) + 5001, 2)]
+
+
 def test_a_living_writers_tail_is_in_flight_only_while_it_can_be_a_line():
     for size, what in ((LINE_BYTES_MAX - 1, IN_FLIGHT), (LINE_BYTES_MAX, DAMAGED), (3_000_000, DAMAGED)):
         assert {span.what for span in spans_of(b"x" * size, alive=True)} == {what}

@@ -50,6 +50,7 @@ _TORN = LineDamaged("torn_tail", "the file ends within a line")
 _CUT_SHORT = LineDamaged("torn_inside", "a line cut short, with a whole one glued to it")
 _CUT_BY_NULS = LineDamaged("torn_inside", "cut short by NUL bytes")
 _NUL_RUN = LineDamaged("nul_run", "NUL bytes: space that was never written")
+_EMPTY = LineDamaged("corrupt_line", "no line: only line ends")
 
 
 class Readable(Protocol):
@@ -143,7 +144,10 @@ class _Examination:
             lines = data.split(b"\n")
             self._pending = lines.pop()
             if lines:
-                yield self._joined(self._lines(lines, data))
+                spans = self._joined(self._lines(lines, data))
+                if spans[-1].detail is _EMPTY.detail:
+                    self._held = spans.pop()
+                yield spans
             if len(self._pending) >= _WINDOW_BYTES:
                 yield self._window()
         if self._pending:
@@ -164,6 +168,8 @@ class _Examination:
             if length > LINE_BYTES_MAX or self._long:
                 spans += _salvaged(line + b"\n", offset, _TOO_LONG)[0]
                 self._long = False
+            elif length == 1:
+                _add_empty(spans, offset)
             else:
                 try:
                     found = outline(line)
@@ -213,7 +219,11 @@ class _Examination:
         held, self._held = self._held, None
         if held is None:
             return spans
-        if spans and spans[0].what is DAMAGED and spans[0].anomaly == held.anomaly:
+        if spans and (spans[0].what, spans[0].anomaly, spans[0].detail) == (
+            DAMAGED,
+            held.anomaly,
+            held.detail,
+        ):
             return [held._replace(length=held.length + spans[0].length), *spans[1:]]
         return [held, *spans]
 
@@ -291,6 +301,15 @@ def _fragments(data: bytes, base: int, error: LineDamaged) -> Iterator[Span]:
         yield _damaged(base + run.start(), at - run.start(), _NUL_RUN)
     if at < len(data):
         yield _damaged(base + at, len(data) - at, error)
+
+
+def _add_empty(spans: list[Span], offset: int) -> None:
+    """Account for a line end without a line; a run of them is one stretch."""
+    if spans and spans[-1].detail is _EMPTY.detail:
+        first = spans.pop()
+        spans.append(_damaged(first.offset, first.length + 1, _EMPTY))
+    else:
+        spans.append(_damaged(offset, 1, _EMPTY))
 
 
 def _damaged(offset: int, length: int, error: LineDamaged) -> Span:
