@@ -48,10 +48,8 @@ PATCHED = [
 RESTART = SupervisionPolicy(strategy=Strategy.RESTART, max_restarts=2, within_seconds=60.0)
 ESCALATE = SupervisionPolicy(strategy=Strategy.ESCALATE)
 
+
 # papyra leaves the streams of actors that crashed its system, and its event streams, unclosed
-pytestmark = pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")
-
-
 class Tape:
     """Keeps what is emitted."""
 
