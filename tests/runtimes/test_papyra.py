@@ -49,7 +49,6 @@ RESTART = SupervisionPolicy(strategy=Strategy.RESTART, max_restarts=2, within_se
 ESCALATE = SupervisionPolicy(strategy=Strategy.ESCALATE)
 
 
-# papyra leaves the streams of actors that crashed its system, and its event streams, unclosed
 class Tape:
     """Keeps what is emitted."""
 
