@@ -35,6 +35,8 @@ class RecordingConfiguration:
     forward: str | None = None
     forward_messages: bool | None = None
     forward_payload: bool | None = None
+    spans: str | None = None
+    group: str | None = None
     audit_interval: str | float | None = None
     scan_interval: str | float | None = None
 

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
@@ -20,7 +22,17 @@ from papyra_otel.errors import ConfigError
 from papyra_otel.log.retention import Retention, parse_retention
 from papyra_otel.payload import redact_url
 
-__all__ = ["ForwardMode", "FsyncMode", "MessagePolicy", "PayloadMode", "Settings", "StartupMode", "WriteMode"]
+__all__ = [
+    "ForwardMode",
+    "FsyncMode",
+    "Grouping",
+    "MessagePolicy",
+    "PayloadMode",
+    "Settings",
+    "SpanMode",
+    "StartupMode",
+    "WriteMode",
+]
 
 OTEL_PYTHON_PAPYRA_LOG: Final = "OTEL_PYTHON_PAPYRA_LOG"
 OTEL_PYTHON_PAPYRA_SYSTEM: Final = "OTEL_PYTHON_PAPYRA_SYSTEM"
@@ -34,6 +46,8 @@ OTEL_PYTHON_PAPYRA_PAYLOAD: Final = "OTEL_PYTHON_PAPYRA_PAYLOAD"
 OTEL_PYTHON_PAPYRA_FORWARD: Final = "OTEL_PYTHON_PAPYRA_FORWARD"
 OTEL_PYTHON_PAPYRA_FORWARD_MESSAGES: Final = "OTEL_PYTHON_PAPYRA_FORWARD_MESSAGES"
 OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD: Final = "OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD"
+OTEL_PYTHON_PAPYRA_SPANS: Final = "OTEL_PYTHON_PAPYRA_SPANS"
+OTEL_PYTHON_PAPYRA_GROUP: Final = "OTEL_PYTHON_PAPYRA_GROUP"
 OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL: Final = "OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL"
 OTEL_PYTHON_PAPYRA_SCAN_INTERVAL: Final = "OTEL_PYTHON_PAPYRA_SCAN_INTERVAL"
 
@@ -82,6 +96,49 @@ class ForwardMode(str, Enum):
     LIVE = "live"
     OUTBOX = "outbox"
     OFF = "off"
+
+
+class SpanMode(str, Enum):
+    """When the handling of a message is a span: never, inside a sampled trace, or whenever the sampler says so."""
+
+    OFF = "off"
+    SAMPLED = "sampled"
+    ALWAYS = "always"
+
+
+class Grouping:
+    """Which actor types count as one in metrics: ``pattern=name;pattern=name``, the first that matches.
+
+    A pattern is a shell's (``shop.Worker*``, ``*.lambda-?``), upper and lower case differ. Facts keep the type itself.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+        self._rules: list[tuple[str, str]] = []
+        for rule in filter(None, map(str.strip, text.split(";"))):
+            pattern, equals, name = (part.strip() for part in rule.rpartition("="))
+            if not (pattern and equals and name):
+                raise ConfigError(
+                    f"{OTEL_PYTHON_PAPYRA_GROUP}: {rule!r} is not pattern=name, as in shop.Worker*=shop.Worker"
+                )
+            self._rules.append((pattern, name))
+        self._known = lru_cache(maxsize=1024)(self._match)
+
+    def __call__(self, actor_type: str) -> str:
+        """Return the name under which *actor_type* is counted."""
+        return self._known(actor_type) if self._rules else actor_type
+
+    def _match(self, actor_type: str) -> str:
+        return next((name for pattern, name in self._rules if fnmatchcase(actor_type, pattern)), actor_type)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grouping) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"Grouping({self.text!r})"
 
 
 class MessagePolicy:
@@ -139,6 +196,8 @@ class Settings:
     forward: ForwardMode = ForwardMode.LIVE
     forward_messages: bool = False
     forward_payload: bool = False
+    spans: SpanMode = SpanMode.SAMPLED
+    group: Grouping = field(default_factory=Grouping)
     audit_interval_seconds: float = 60.0
     scan_interval_seconds: float | None = None
     service_name: str | None = None
@@ -248,6 +307,10 @@ def _messages(value: Any) -> MessagePolicy:
     return value if isinstance(value, MessagePolicy) else MessagePolicy(str(value).strip().lower())
 
 
+def _group(value: Any) -> Grouping:
+    return value if isinstance(value, Grouping) else Grouping(str(value))
+
+
 def _spill(value: Any) -> str | None:
     from papyra_otel.log.file.spool import root_of_spool  # noqa: PLC0415 - takes a while to import
 
@@ -273,6 +336,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "forward": _mode(OTEL_PYTHON_PAPYRA_FORWARD, ForwardMode),
     "forward_messages": _flag(OTEL_PYTHON_PAPYRA_FORWARD_MESSAGES),
     "forward_payload": _flag(OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD),
+    "spans": _mode(OTEL_PYTHON_PAPYRA_SPANS, SpanMode),
+    "group": _group,
     "audit_interval": _seconds(OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL),
     "scan_interval": _seconds_or_off(OTEL_PYTHON_PAPYRA_SCAN_INTERVAL),
 }

@@ -35,7 +35,9 @@ from papyra_otel.payload import redact_url
 from papyra_otel.pipeline import startup
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.courier import Courier
+from papyra_otel.pipeline.durations import DurationSampler
 from papyra_otel.pipeline.forward import Forwarder
+from papyra_otel.pipeline.gauges import RuntimeGauges
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.pipeline.logger import FactLogger, FactLoggerProvider
 from papyra_otel.pipeline.metrics import Metrics, Source
@@ -233,7 +235,15 @@ class Recording:
     def _new_recorder(self, settings: Settings | None) -> Recorder:
         if settings is None:
             return Recorder(self._emitter, self._counters)
-        return Recorder(self._emitter, self._counters, messages=settings.messages, payload=settings.payload)
+        return Recorder(
+            self._emitter,
+            self._counters,
+            messages=settings.messages,
+            payload=settings.payload,
+            spans=settings.spans,
+            group=settings.group,
+            measure=DurationSampler(_metrics.record_process_duration),
+        )
 
     def _begin(self, settings: Settings) -> None:
         self._auditor = Auditor(
@@ -249,6 +259,7 @@ class Recording:
             last_audits=self.recorder.last_audits_unix_nano,
             health=self._upkeep.health,
             spill_bytes=None if self._spill is None else self._spill.size_bytes,
+            gauges=self._gauges,
         )
         _metrics.attach(self._source)
         try:
@@ -295,6 +306,13 @@ class Recording:
     def has(self, runtime: str) -> bool:
         """Say whether *runtime* is instrumented."""
         return runtime in self._adapters
+
+    def _gauges(self) -> Iterable[RuntimeGauges]:
+        """Return what the instrumented runtimes show now, under the names that metrics have for actor types."""
+        for adapter in list(self._adapters.values()):
+            with self._guard(f"{adapter.name}.gauges"):
+                for state in adapter.gauges():
+                    yield state.folded({name: self.recorder.counted_as(name) for name in state.types()})
 
     def uninstrument(self, runtime: str) -> bool:
         """Unhook from *runtime*; say whether any runtime is still instrumented."""

@@ -14,9 +14,9 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from papyra_otel import semconv as s
-from papyra_otel.config import MessagePolicy, PayloadMode
+from papyra_otel.config import Grouping, MessagePolicy, PayloadMode, SpanMode
 from papyra_otel.payload import describe_exception, payload_text
-from papyra_otel.pipeline.counters import Counters, TypeCap
+from papyra_otel.pipeline.counters import Counters, Key, TypeCap
 
 __all__ = ["Actor", "AuditSnapshot", "EventEmitter", "Recorder", "qualified_name"]
 
@@ -94,14 +94,19 @@ class Recorder:
         *,
         messages: MessagePolicy | None = None,
         payload: PayloadMode = PayloadMode.REDACTED,
+        spans: SpanMode = SpanMode.SAMPLED,
+        group: Grouping | None = None,
+        measure: Callable[[float, Key], None] | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        self.spans = spans
+        self._measure = measure
         self._emit = emitter.emit
         self._counters = counters
         self._messages = messages or MessagePolicy()
         self._payload = payload
         self._clock = clock
-        self._capped_actor_type = TypeCap(counters, s.ACTOR_TYPE, s.ACTOR_TYPES_MAX)
+        self._capped_actor_type = TypeCap(counters, s.ACTOR_TYPE, s.ACTOR_TYPES_MAX, group)
         self._capped_message_type = TypeCap(counters, s.MESSAGE_TYPE, s.MESSAGE_TYPES_MAX)
         self._last_audit_unix_nano: dict[str, int] = {}
 
@@ -209,9 +214,10 @@ class Recorder:
     ) -> None:
         """Record that *actor* handled *message*, and how long it took; *error* is what its handler raised."""
         error_type = "" if error is None else qualified_name(type(error))
-        self._counters.add(
-            s.PROCESSED_MESSAGES, (actor.system, self._capped_actor_type(actor.type), kind, error_type)
-        )
+        key = (actor.system, self._capped_actor_type(actor.type), kind, error_type)
+        self._counters.add(s.PROCESSED_MESSAGES, key)
+        if self._measure is not None:
+            self._measure(duration_seconds, key)
         if not self._messages.keeps(failed=error is not None):
             return
         attributes: dict[str, Any] = {
@@ -228,10 +234,17 @@ class Recorder:
             attributes[s.ERROR_TYPE] = error_type
         self._event(s.MESSAGE_PROCESSED, "DEBUG", attributes)
 
-    def ask_timed_out(self, actor: Actor, *, message: object, timeout_seconds: float) -> None:
-        """Record that a caller gave up waiting for the answer of *actor*."""
+    def ask_timed_out(
+        self,
+        actor: Actor,
+        *,
+        message: object = None,
+        message_type: str | None = None,
+        timeout_seconds: float,
+    ) -> None:
+        """Record that a caller gave up waiting for the answer of *actor* to *message*, or to one of *message_type*."""
         detail = {
-            s.MESSAGE_TYPE: qualified_name(type(message)),
+            s.MESSAGE_TYPE: message_type or qualified_name(type(message)),
             s.MESSAGE_KIND: "ask",
             s.MESSAGE_DURATION: timeout_seconds,
         }
@@ -287,6 +300,10 @@ class Recorder:
     def last_audits_unix_nano(self) -> dict[str, int]:
         """Return when each system was last audited."""
         return dict(self._last_audit_unix_nano)
+
+    def counted_as(self, actor_type: str) -> str:
+        """Return the name under which metrics count actors of *actor_type*: its group, or ``_OTHER`` for too many."""
+        return self._capped_actor_type(actor_type)
 
     # --- inside ---------------------------------------------------------------------------------
 

@@ -694,10 +694,10 @@ def test_waiting_is_counted_from_the_senders_put(run, tape, adapter, monkeypatch
             gate.set()
             await ref.ask("last")
 
-    from papyra_otel.runtimes import _papyra_state
+    from papyra_otel.runtimes import _papyra_messages
 
     now = [100.0]
-    monkeypatch.setattr(_papyra_state, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(_papyra_messages, "perf_counter", lambda: now[0])
     run(main)
     assert tape.named(s.MESSAGE_PROCESSED, s.MESSAGE_WAIT) == [0.0, 7.0, 0.0]
 
@@ -1124,7 +1124,14 @@ def bare():
 @pytest.mark.parametrize("way", ["watched", "broken"])
 def test_a_program_cannot_tell_whether_it_is_recorded(bare, way, backend):
     assert "event ActorCrashed" in bare(backend)[1]
-    assert played(way, backend) == bare(backend)
+    histories = {bare(backend)}
+    for _ in range(
+        4
+    ):  # on a busy machine the program, also when nobody looks, has more than one order of ends
+        if (seen := played(way, backend)) in histories:
+            return
+        histories.add(played("bare", backend))
+    assert seen in histories
 
 
 HOOKS = [
@@ -1132,19 +1139,60 @@ HOOKS = [
     *("on_start_begins", "on_start_ends", "on_stop_raised", "stop_begins", "stop_self_begins"),
     *("stop_runtime_begins", "stop_ends", "failure_begins", "failure_ends", "decision_begins"),
     *("restart_begins", "restart_ends", "limits_begins", "limits_ends", "put_begins", "put_failed"),
-    *("got", "processed", "pushed", "ask_failed", "audited", "_state"),
+    *("get_begins", "got", "message_begins", "processed", "pushed", "ask_failed", "audited", "_state"),
 ]
 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_hook_of_ours_that_raises_changes_nothing(bare, hook):
-    assert played("broken", "asyncio", hook) == bare("asyncio")
+    histories = {bare("asyncio")}
+    for _ in range(4):
+        if (seen := played("broken", "asyncio", hook)) in histories:
+            return
+        histories.add(played("bare", "asyncio"))
+    assert seen in histories
 
 
 def test_every_hook_is_among_those_that_were_made_to_raise():
     from papyra_otel.runtimes._papyra_state import Tracker
 
     public = {name for cls in Tracker.__mro__[:-1] for name in vars(cls) if not name.startswith("_")} - {
-        "snapshots"
+        "snapshots",
+        "gauges",
     }
     assert public <= set(HOOKS)
+
+
+# --- what shows at any moment ---------------------------------------------------------------------
+
+
+def test_gauges_tell_what_waits_runs_and_is_blocked(run, adapter):
+    class Slow(Actor):
+        async def receive(self, message):
+            await message.wait()
+
+    async def main():
+        async with ActorSystem(system_id="shop") as system:
+            ref = system.spawn(Slow, name="slow", mailbox_capacity=2)
+            await anyio.wait_all_tasks_blocked()
+            gate = anyio.Event()
+            async with anyio.create_task_group() as senders:
+                for _ in range(5):  # one in hand, two in the mailbox, two that wait for room
+                    senders.start_soon(ref.tell, gate)
+                await anyio.wait_all_tasks_blocked()
+                (shown,) = adapter.gauges()
+                gate.set()
+            await anyio.wait_all_tasks_blocked()
+            (calm,) = adapter.gauges()
+        return shown, calm
+
+    shown, calm = run(main)
+    (name,) = shown.mailbox_depths
+    assert name.endswith("Slow")
+    assert (shown.system, list(shown.mailbox_depths[name])) == ("shop", [2])
+    assert shown.blocked_senders == {name: 2}
+    assert shown.longest_active_seconds[name] > 0
+    assert shown.registry_entries == {"ok": 1, "orphan": 0, "dead": 0}
+    assert (calm.mailbox_depths, calm.blocked_senders) == ({name: [0]}, {name: 0})
+    assert calm.longest_active_seconds == {name: 0.0}
+    assert list(adapter.gauges()) == []

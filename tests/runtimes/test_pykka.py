@@ -85,6 +85,7 @@ def patched_attributes() -> dict[str, Any]:
     names = {
         pykka.Actor: [*PRIVATE_ACTOR_NAMES, "on_receive"],
         pykka.ActorRef: ["tell", "ask"],
+        pykka.ThreadingFuture: ["get"],
         pykka.ActorRegistry: ["stop_all"],
         sys.modules["pykka._ref"]: ["Envelope"],
     }
@@ -1233,3 +1234,102 @@ def test_every_message_sent_while_an_actor_stops_is_handled_or_a_dead_letter(
     target.stop()
     settle()
     assert len(tape.kinds(target.actor_urn)) - 1 + len(tape.letters()) == 400
+
+
+# --- who gives up, and what shows at any moment -----------------------------------------------------
+
+
+class Gated(pykka.ThreadingActor):
+    """Answers when it is let go; what is callable, it calls."""
+
+    gate = threading.Event()
+    busy = threading.Event()
+
+    def on_receive(self, message: Any) -> Any:
+        if callable(message):
+            return message()
+        self.busy.set()
+        assert self.gate.wait(WAIT_SECONDS)
+        return message
+
+    def slow(self) -> str:
+        return str(self.on_receive("slow"))
+
+
+@pytest.fixture
+def gated(adapter: PykkaAdapter) -> Iterator[Any]:
+    Gated.gate, Gated.busy = threading.Event(), threading.Event()
+    yield Gated.start()
+    Gated.gate.set()
+
+
+def timeouts(tape: Tape, address: str) -> list[tuple[str, float]]:
+    return [(f[s.MESSAGE_TYPE], f[s.MESSAGE_DURATION]) for f in tape.of(s.ASK_TIMED_OUT, address)]
+
+
+def test_an_ask_that_is_given_up_is_told_wherever_that_happens(tape: Tape, gated: Any) -> None:
+    with pytest.raises(pykka.Timeout):
+        gated.ask("within", timeout=0.01)
+    future = gated.ask(7, block=False)
+    with pytest.raises(pykka.Timeout):
+        future.get(timeout=0.02)
+    with pytest.raises(pykka.Timeout):
+        future.map(str).get(timeout=0.03)
+    with pytest.raises(pykka.Timeout):
+        gated.proxy().slow().get(timeout=0.04)
+    Gated.gate.set()
+    assert future.get(timeout=WAIT_SECONDS) == 7
+    told = timeouts(tape, gated.actor_urn)
+    assert [name for name, _ in told] == ["str", "int", "int", "pykka.messages.ProxyCall"]
+    assert told[0][1] == 0.01
+
+
+def test_a_timeout_that_an_answer_brings_is_told_of_the_one_who_waited(tape: Tape, gated: Any) -> None:
+    asker = Gated.start()
+
+    def asks_and_gives_up() -> None:
+        gated.ask("never", timeout=0.01)
+
+    with pytest.raises(pykka.Timeout):
+        asker.ask(asks_and_gives_up, timeout=WAIT_SECONDS)
+    assert timeouts(tape, gated.actor_urn) == [("str", 0.01)]
+    assert timeouts(tape, asker.actor_urn) == []
+
+
+def test_a_future_that_is_no_ask_may_time_out_unnoticed(tape: Tape, adapter: PykkaAdapter) -> None:
+    with pytest.raises(pykka.Timeout):
+        pykka.ThreadingFuture[int]().get(timeout=0.001)
+    assert tape.of(s.ASK_TIMED_OUT) == []
+
+
+def test_asks_keep_neither_messages_nor_futures_alive(adapter: PykkaAdapter) -> None:
+    ref = Worker.start()
+
+    class Message:
+        pass
+
+    message = Message()
+    watch = weakref.ref(message)
+    future = ref.ask(message, block=False)
+    with contextlib.suppress(Exception):
+        future.get(timeout=WAIT_SECONDS)
+    del message, future
+    ref.ask("flush")  # the actor's loop lets go of its last envelope
+    gc.collect()
+    assert watch() is None
+    assert len(adapter._asked) <= 1  # the last one is still in the hands of its actor
+
+
+def test_gauges_tell_what_waits_and_what_runs(adapter: PykkaAdapter, gated: Any) -> None:
+    gated.tell("in hand")
+    assert Gated.busy.wait(WAIT_SECONDS)
+    for _ in range(3):
+        gated.tell("waits")
+    idle = Worker.start()
+    (shown,) = adapter.gauges()
+    name, other = qualified_name(Gated), qualified_name(Worker)
+    assert shown.mailbox_depths == {name: [3], other: [0]}
+    assert shown.longest_active_seconds[name] > 0
+    assert shown.longest_active_seconds[other] == 0
+    assert shown.registry_entries == {"ok": 2, "dead": 0}
+    assert idle.is_alive()

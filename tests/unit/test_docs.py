@@ -46,6 +46,7 @@ DEFAULTS = {
     "spill": "off",
     "forward_messages": "false",
     "forward_payload": "false",
+    "group": "",
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from papyra_otel import Actor, Recorder
+from papyra_otel import semconv as s
 from papyra_otel.config import PayloadMode
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.recorder import AuditSnapshot, qualified_name
@@ -184,3 +187,65 @@ def test_the_runtime_coming_and_going(recorder, emitted):
     recorder.system_started("orders", runtime="papyra", version="0.3.0")
     recorder.system_stopped("orders", runtime="papyra")
     assert [event["event_name"] for event in emitted] == ["papyra.system.started", "papyra.system.stopped"]
+
+
+# --- how long messages took, and who is counted as one ------------------------------------------------------
+
+
+def test_every_duration_up_to_the_rate_is_recorded_and_evenly_chosen_ones_above():
+    from papyra_otel.pipeline.durations import DurationSampler
+
+    now, recorded = [0.0], []
+    sampler = DurationSampler(lambda seconds, key: recorded.append(seconds), 100, lambda: now[0])
+    for second in range(5):
+        for n in range(80):
+            sampler(n, ("calm",))
+        now[0] = second + 1.0
+    assert len(recorded) == 5 * 80
+    recorded.clear()
+    per_second = []
+    for second in range(5, 15):
+        for n in range(10_000):
+            sampler(n, ("busy",))
+        now[0] = second + 1.0
+        per_second.append(len(recorded))
+        last = recorded.copy()
+        recorded.clear()
+    assert max(per_second) <= 100 + 50 * 8  # the first second finds its stride
+    assert max(per_second[1:]) <= 100
+    steps = {b - a for a, b in pairwise(last)}
+    assert steps == {100}
+
+
+def test_each_kind_of_message_has_a_rate_of_its_own():
+    from papyra_otel.pipeline.durations import DurationSampler
+
+    recorded = []
+    sampler = DurationSampler(lambda seconds, key: recorded.append(key), 10, lambda: 0.0)
+    for _ in range(1000):
+        sampler(1.0, ("many",))
+    sampler(1.0, ("few",))
+    assert recorded.count(("few",)) == 1
+
+
+def test_types_are_counted_under_the_name_of_their_group():
+    from papyra_otel.config import Grouping
+
+    counters, emitted = Counters(), Emitted()
+    group = Grouping("shop.Worker*=shop.Worker; *.Task-?=task")
+    recorder = Recorder(emitted, counters, group=group)
+    for n in range(3000):
+        recorder.started(Actor(system="s", type=f"shop.Worker{n}", address=str(n)))
+    recorder.started(Actor(system="s", type="x.Task-7", address="t"))
+    assert dict(counters.read(s.ACTOR_STARTS)) == {("s", "shop.Worker"): 3000, ("s", "task"): 1}
+    assert counters.total(s.ATTRIBUTE_OVERFLOW) == 0
+    assert emitted[-1]["attributes"][s.ACTOR_TYPE] == "x.Task-7"  # facts stay exact
+
+
+@pytest.mark.parametrize("text", ["shop.*", "=x", "a=", "a=b;;c"])
+def test_a_wrong_group_is_told(text):
+    from papyra_otel.config import Grouping
+    from papyra_otel.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="is not pattern=name"):
+        Grouping(text)

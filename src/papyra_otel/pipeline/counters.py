@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from papyra_otel import semconv
 
@@ -54,15 +54,23 @@ class Counters:
 
 
 class TypeCap:
-    """Keep a set of attribute values bounded: what comes after the first *limit* becomes ``_OTHER``."""
+    """Keep a set of attribute values bounded: what comes after the first *limit* becomes ``_OTHER``.
 
-    def __init__(self, counters: Counters, what: str, limit: int) -> None:
+    *group* says under which name a value is counted: it must be quick, also for values never seen before.
+    """
+
+    def __init__(
+        self, counters: Counters, what: str, limit: int, group: Callable[[str], str] | None = None
+    ) -> None:
         self._counters = counters
         self._what = what
         self._limit = limit
+        self._group = group
         self._known: dict[str, str] = {}
 
     def __call__(self, value: str) -> str:
+        if self._group is not None:
+            value = self._group(value)
         known = self._known.get(value)
         if known is not None:
             return known

@@ -16,6 +16,7 @@ from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Obs
 from papyra_otel import semconv as s
 from papyra_otel.facts import FactKind
 from papyra_otel.pipeline.counters import Counters, Key
+from papyra_otel.pipeline.gauges import GAUGES, Gauge, RuntimeGauges
 from papyra_otel.pipeline.upkeep import Health
 
 __all__ = ["DURATION_BUCKETS", "Metrics", "Source"]
@@ -25,6 +26,11 @@ DURATION_BUCKETS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
 )
+MESSAGE_BUCKETS = (
+    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01),
+    *(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+PROCESSED = (s.SYSTEM_ID, s.ACTOR_TYPE, s.MESSAGE_KIND, s.ERROR_TYPE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +39,7 @@ class Source:
 
     *appended* returns (records, bytes) by (system, kind); *waiting* (size, capacity, oldest ns or None);
     *last_audits* the time of the last audit by system, in nanoseconds since the epoch; *health* what is known of
-    the log's state; *spill_bytes* how much waits on the disk, None without a spill.
+    the log's state; *spill_bytes* how much waits on the disk, None without a spill; *gauges* what the runtimes show.
     """
 
     backend: str
@@ -43,6 +49,7 @@ class Source:
     last_audits: Callable[[], dict[str, int]]
     health: Callable[[], Health | None]
     spill_bytes: Callable[[], int] | None = None
+    gauges: Callable[[], Iterable[RuntimeGauges]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,7 @@ COUNTED = (
     _Counted(
         s.PROCESSED_MESSAGES,
         "{message}",
-        (s.SYSTEM_ID, s.ACTOR_TYPE, s.MESSAGE_KIND, s.ERROR_TYPE),
+        PROCESSED,
         "Messages that actors handled",
     ),
     _Counted(
@@ -139,6 +146,7 @@ class Metrics:
         self._sources: tuple[Source, ...] = ()
         self._made = False
         self._duration: Histogram | None = None
+        self._process_duration: Histogram | None = None
 
     def attach(self, source: Source) -> None:
         """Let *source* be read from now on."""
@@ -162,6 +170,11 @@ class Metrics:
             names = (s.BACKEND_TYPE, s.OPERATION, s.ERROR_TYPE)
             self._duration.record(seconds, _named(names, (backend, operation, error_type)))
 
+    def record_process_duration(self, seconds: float, key: Key) -> None:
+        """Add one measurement of the handling of a message; *key* as that of ``papyra.message.processed``."""
+        if self._process_duration is not None:
+            self._process_duration.record(seconds, _named(PROCESSED, key))
+
     def _make(self) -> None:
         meter = (self._provider or get_meter_provider()).get_meter(s.SCOPE_NAME, schema_url=s.SCHEMA_URL)
         for metric in COUNTED:
@@ -181,6 +194,17 @@ class Metrics:
             "How long the log took",
             explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )
+        self._process_duration = meter.create_histogram(
+            s.PROCESS_DURATION,
+            "s",
+            "How long handling a message took: every one up to a rate, evenly chosen ones above it",
+            explicit_bucket_boundaries_advisory=MESSAGE_BUCKETS,
+        )
+        for gauge in GAUGES:
+            make_gauge = (
+                meter.create_observable_up_down_counter if gauge.up_down else meter.create_observable_gauge
+            )
+            make_gauge(gauge.name, [self._reading(self._gauge, gauge)], gauge.unit, gauge.description)
         for which, (name, unit, description) in enumerate(
             (
                 (s.STORAGE_RECORDS, "{record}", "Facts in the log: at the last scan, and what came since"),
@@ -219,6 +243,11 @@ class Metrics:
     def _counts(source: Source, metric: _Counted) -> Iterable[Observation]:
         for key, count in source.counters.read(metric.name):
             yield Observation(count, _named(metric.attributes, key))
+
+    @staticmethod
+    def _gauge(source: Source, gauge: Gauge) -> Iterable[Observation]:
+        for state in source.gauges() if source.gauges is not None else ():
+            yield from gauge.read(state)
 
     @staticmethod
     def _appended(source: Source, which: int) -> Iterable[Observation]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import anyio
 
 from papyra_otel.recorder import Actor, qualified_name
+from papyra_otel.runtimes.tracing import Context, Handling
 
 __all__ = [
     "UNKNOWN",
@@ -16,6 +17,7 @@ __all__ = [
     "Life",
     "Names",
     "Nested",
+    "Put",
     "Restart",
     "Start",
     "SystemState",
@@ -113,15 +115,22 @@ class Failure(Nested):
         self.escalated = False
 
 
+Put = tuple[float, Context | None]
+"""When a message was put, and in which trace."""
+
+
 class Life:
     """One actor from the first step of its task to the last, restarts included."""
 
     __slots__ = (
         "_actor",
         "_cls",
+        "active_since",
         "asked",
         "began",
+        "detached",
         "failures",
+        "handling",
         "incarnation",
         "put_at",
         "raised",
@@ -129,6 +138,7 @@ class Life:
         "reason",
         "restarts",
         "rt",
+        "sender",
         "start_failed",
         "started",
         "starts",
@@ -151,7 +161,11 @@ class Life:
         self.raised: BaseException | None = None
         self.asked = False
         self.wait: float | None = None
-        self.put_at: dict[int, float] = {}
+        self.put_at: dict[int, Put] = {}
+        self.sender: Context | None = None  # of the message in hand
+        self.handling: Handling | None = None
+        self.active_since: float | None = None
+        self.detached = False  # from the context of whoever spawned it
         self._cls: type | None = None
         self._actor: Actor | None = None
 

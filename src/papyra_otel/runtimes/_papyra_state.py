@@ -17,7 +17,6 @@ from typing import Any
 
 import anyio
 
-from papyra_otel.runtimes._papyra_letters import Observer
 from papyra_otel.runtimes._papyra_lives import (
     UNKNOWN,
     Failure,
@@ -29,12 +28,13 @@ from papyra_otel.runtimes._papyra_lives import (
     running,
     task_id,
 )
+from papyra_otel.runtimes._papyra_messages import Messages
 from papyra_otel.runtimes.adapter import Ability
 
 __all__ = ["Tracker"]
 
 
-class Tracker(Observer):
+class Tracker(Messages):
     """Follows papyra's actors and speaks to the recorder."""
 
     def _say(
@@ -69,6 +69,7 @@ class Tracker(Observer):
         """After ``ActorSystem.aclose``, however it went: a closed system never runs again."""
         state = self._state(system)
         for rt in list(system._actors):
+            self._early.pop(id(rt.mailbox), None)
             if id(rt) not in self.lives:  # never ran, or ended already: looked at once more
                 with self._guard("papyra.undrained"):
                     self._left_behind(state, system, rt)
@@ -84,12 +85,14 @@ class Tracker(Observer):
         life.reason = early if rt.stopping else None
         self.lives[id(rt)] = life
         self._mailboxes[id(rt.mailbox)] = life
+        self._take_early(life)
         return life
 
     def run_ends(self, life: Life, _: Any, error: BaseException | None, system: Any, rt: Any) -> None:
         """After ``_run_actor``, in whichever way: forget the actor."""
         self.lives.pop(id(rt), None)
         self._mailboxes.pop(id(rt.mailbox), None)
+        self._leave(life)
         with self._guard("papyra.undrained"):
             self._left_behind(life.system, system, rt)
         reason = life.reason or _reason_of_end(system, life, error)
@@ -304,41 +307,6 @@ class Tracker(Observer):
             outcome=outcome,
             **detail,
         )
-
-    # --- messages -------------------------------------------------------------------------------
-
-    def put_begins(self, mailbox: Any, envelope: Any) -> Life | None:
-        """Before ``Mailbox.put``: it waits from here on."""
-        life = self._mailboxes.get(id(mailbox))
-        if life is not None:
-            life.put_at[id(envelope)] = perf_counter()
-        return life
-
-    def put_failed(self, life: Life, envelope: Any) -> None:
-        """``Mailbox.put`` raised."""
-        life.put_at.pop(id(envelope), None)
-
-    def got(self, mailbox: Any, envelope: Any) -> None:
-        """``Mailbox.get`` returned *envelope*."""
-        life = self._mailboxes.get(id(mailbox))
-        if life is not None:
-            life.asked = envelope.reply is not None
-            put_at = life.put_at.pop(id(envelope), None)
-            life.wait = None if put_at is None else perf_counter() - put_at
-
-    def processed(self, life: Life, message: Any, seconds: float, error: BaseException | None) -> None:
-        """``_handle_actor_message`` is over."""
-        if error is not None:
-            life.raised = error
-        if Ability.PROCESSED in self.able:
-            self._recorder.processed(
-                life.actor(),
-                message=message,
-                kind=self._kind(message, asked=life.asked),
-                duration_seconds=seconds,
-                wait_seconds=life.wait,
-                error=error,
-            )
 
 
 def _stoppable(system: Any, ref: Any) -> Any:

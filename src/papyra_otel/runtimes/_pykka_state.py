@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from threading import get_ident
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import Actor, qualified_name
 from papyra_otel.runtimes.adapter import Ability
+from papyra_otel.runtimes.tracing import Handling, sender_context
 
 __all__ = [
     "ACTOR_REFS",
     "NEEDS",
     "NOTES",
     "STOP_ALL",
+    "Asked",
     "Never",
     "State",
     "envelope_in_hand",
@@ -47,6 +49,9 @@ NEEDS: Final[dict[Ability, frozenset[str]]] = {
     Ability.UNHANDLED: frozenset({"Actor.on_receive"}),
     Ability.AUDIT: frozenset({"ActorRegistry._actor_refs"}),
     Ability.MAILBOX_DEPTH: frozenset({"ActorRegistry._actor_refs"}),
+    Ability.ASK_TIMED_OUT: frozenset({"ActorRef.ask", "ThreadingFuture.get", "pykka._ref.Envelope"}),
+    Ability.ACTIVE_AGE: frozenset({"Actor._handle_receive"}),
+    Ability.TRACE_CONTEXT: frozenset({"Actor._handle_receive", "pykka._ref.Envelope"}),
 }
 NOTES: Final[dict[Ability, str]] = {
     Ability.SYSTEM: "pykka has no actor system: its registry is the process's",
@@ -63,10 +68,12 @@ class State:
     """What is known of one actor while its loop runs. Written by the actor's thread only."""
 
     __slots__ = (
+        "active_since",
         "actor",
         "born_seconds",
         "draining",
         "envelope",
+        "handling",
         "reason",
         "started",
         "starting",
@@ -81,6 +88,8 @@ class State:
         self.actor = actor
         self.watch = watch
         self.envelope: Any = None  # the last one taken from the inbox
+        self.active_since: float | None = None  # when the handler that runs now was called
+        self.handling: Handling | None = None  # of a failed tell: its context stays attached
         self.unhook: Callable[[], None] | None = None
         self.born_seconds: float | None = None
         self.reason = "unknown"
@@ -98,20 +107,36 @@ class State:
         return "stop" if self.stopping or self.stopped else "receive"
 
 
+class Asked(NamedTuple):
+    """Who was asked, and what kind of thing: never the message itself, which may be large."""
+
+    ref: Any
+    message_type: str
+
+
 def stamped_envelope(
-    base: Any, *, unsent: dict[int, None], shutting: set[int], clock: Callable[[], float], guard: Guard
+    base: Any,
+    *,
+    unsent: dict[int, Any],
+    asked: MutableMapping[Any, Asked],
+    shutting: set[int],
+    clock: Callable[[], float],
+    guard: Guard,
 ) -> Any:
-    """Return a subclass of pykka's envelope *base* that notes when, and by which thread, it was made."""
+    """Return a subclass of pykka's envelope *base* that notes when, by which thread and in which trace it was made."""
     base_init = base.__init__
 
     class Envelope(base):  # type: ignore[misc]
-        __slots__ = ("reported", "sender", "sent_seconds")
+        __slots__ = ("context", "reported", "sender", "sent_seconds")
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             base_init(self, *args, **kwargs)
             try:
                 thread = get_ident()
-                unsent.pop(thread, None)
+                ref = unsent.pop(thread, None)
+                if ref is not None and self.reply_to is not None:
+                    asked[self.reply_to] = Asked(ref, type_name(self.message))
+                self.context = sender_context()
                 self.sender = STOP_ALL if thread in shutting else thread
                 self.sent_seconds = clock()
             except Exception:

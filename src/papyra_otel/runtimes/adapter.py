@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from papyra_otel.pipeline.gauges import RuntimeGauges
 from papyra_otel.recorder import AuditSnapshot
 
 __all__ = ["CAPABILITIES", "Ability", "Adapter", "RuntimeCapabilities"]
@@ -26,6 +27,9 @@ class Ability(str, Enum):
     UNHANDLED = "dead letter: unhandled"
     AUDIT = "audit"
     MAILBOX_DEPTH = "mailbox depth"
+    ASK_TIMED_OUT = "ask timed out"
+    ACTIVE_AGE = "age of the running handler"
+    TRACE_CONTEXT = "trace context with messages"
 
 
 CAPABILITIES: tuple[Ability, ...] = tuple(Ability)
@@ -64,6 +68,10 @@ class Adapter(Protocol):
 
     def uninstall(self) -> None:
         """Restore the runtime. Actors that already run are no longer recorded either."""
+        ...
+
+    def gauges(self) -> Iterable[RuntimeGauges]:
+        """Return what each system shows at this moment, for metrics. Called at collection, from any thread."""
         ...
 
     def audits(self) -> Iterable[AuditSnapshot]:

@@ -15,6 +15,7 @@ from importlib import metadata
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from papyra_otel.pipeline.gauges import RuntimeGauges
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import AuditSnapshot, Recorder
 from papyra_otel.runtimes.adapter import CAPABILITIES, Ability, RuntimeCapabilities
@@ -63,6 +64,14 @@ _NEEDS: dict[Ability, tuple[str, ...]] = {
     Ability.UNDRAINED: ("ActorSystem._run_actor", *_BUFFER, *_RUNTIME, *_SYSTEM),
     Ability.AUDIT: ("ActorSystem.audit", "ActorSystem._registry", *_RUNTIME, *_SYSTEM),
     Ability.MAILBOX_DEPTH: ("Mailbox._recv", *_RUNTIME, *_SYSTEM),
+    Ability.ASK_TIMED_OUT: ("ActorRef.ask", *_RUNTIME, *_SYSTEM),
+    Ability.ACTIVE_AGE: ("ActorSystem._run_actor", "ActorSystem._handle_actor_message", *_RUNTIME, *_SYSTEM),
+    Ability.TRACE_CONTEXT: (
+        "ActorSystem._run_actor",
+        "ActorSystem._handle_actor_message",
+        "Mailbox.get",
+        "Mailbox.put",
+    ),
 }
 
 _Make = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -141,6 +150,10 @@ class PapyraAdapter:
         if self._tracker is None or not self._tracker.enabled or Ability.AUDIT not in self._able:
             return []
         return self._tracker.snapshots()
+
+    def gauges(self) -> Iterable[RuntimeGauges]:
+        """Return what each open system shows now."""
+        return () if self._tracker is None or not self._tracker.enabled else self._tracker.gauges()
 
     def _learn(self, missing: list[str]) -> None:
         """Note what cannot be told for want of *missing* names, and warn once."""
@@ -226,6 +239,7 @@ class PapyraAdapter:
             try:
                 if tracker.enabled:
                     life = tracker.lives.get(id(rt))
+                    tracker.message_begins(rt, message)
             except Exception:
                 failed("papyra.message.begins")
             if life is None:
@@ -251,18 +265,18 @@ class PapyraAdapter:
         tracker, failed = self._wired()
 
         async def wrapper(self: Any, env: Any) -> Any:
-            life = None
+            notes = None
             try:
                 if tracker.enabled:
-                    life = tracker.put_begins(self, env)
+                    notes = tracker.put_begins(self, env)
             except Exception:
                 failed("papyra.put.begins")
             try:
                 return await original(self, env)
             except BaseException:
-                if life is not None:
+                if notes is not None:
                     try:
-                        tracker.put_failed(life, env)
+                        tracker.put_failed(notes, self, env)
                     except Exception:
                         failed("papyra.put.ends")
                 raise
@@ -273,6 +287,11 @@ class PapyraAdapter:
         tracker, failed = self._wired()
 
         async def wrapper(self: Any) -> Any:
+            try:
+                if tracker.enabled:
+                    tracker.get_begins(self)
+            except Exception:
+                failed("papyra.get")
             env = await original(self)
             try:
                 if tracker.enabled:

@@ -3,7 +3,8 @@
 Needed of pykka, and private to it: ``Actor._actor_loop``, ``_actor_loop_setup``, ``_actor_loop_teardown``,
 ``_stop``, ``_handle_failure``, ``_handle_receive``; ``messages._ActorStop``; ``ActorRegistry._actor_refs``;
 the name ``Envelope`` in the module of ``ActorRef``. Public: ``Actor.on_receive``, ``ActorRef.tell`` and
-``ask``, ``ActorRegistry.stop_all``. What is missing makes an ability "not supported", with one warning.
+``ask``, ``ThreadingFuture.get``, ``ActorRegistry.stop_all``. What is missing makes an ability "not supported",
+with one warning.
 
 How an actor is watched. Its own thread runs every wrapper but those of ``ActorRef`` and ``ActorRegistry``, so
 its state needs no lock; it is kept here by ``id(actor)``, never on the actor, and ends with the actor's loop
@@ -28,11 +29,12 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from threading import get_ident
 from typing import Any, cast
 
+from papyra_otel.pipeline.gauges import RuntimeGauges
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import Actor, AuditSnapshot, Recorder, qualified_name
+from papyra_otel.runtimes._pykka_senders import Senders
 from papyra_otel.runtimes._pykka_state import (
     ACTOR_REFS,
     NEEDS,
@@ -47,15 +49,14 @@ from papyra_otel.runtimes._pykka_state import (
 )
 from papyra_otel.runtimes.adapter import Ability, RuntimeCapabilities
 from papyra_otel.runtimes.patches import Patches
+from papyra_otel.runtimes.tracing import Handling, Tracing
 
 __all__ = ["PykkaAdapter"]
 
 _logger = logging.getLogger("papyra_otel")
 
-_SENT = object()
 
-
-class PykkaAdapter:
+class PykkaAdapter(Senders):
     """Records what pykka's actors do. See the module's text for how, and ``Adapter`` for the contract."""
 
     name = "pykka"
@@ -68,24 +69,14 @@ class PykkaAdapter:
         *,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._recorder = recorder
-        self._guard = guard
-        self._system = system
-        self._clock = clock  # seconds, monotonic
-        self._on = False
+        super().__init__(recorder, guard, system, clock)
+        self._tracing = Tracing(recorder.spans, self.name)
         self._patches = Patches()
         self._missing: frozenset[str] = frozenset()
-        self._tells_lifecycle = True
+        self._tells_lifecycle = self._traces = True
         self._warned_of_inbox = False
         self._states: dict[int, State] = {}
-        self._unsent: dict[int, None] = {}  # threads that are inside an ask and made no envelope yet
-        self._shutting: set[int] = set()  # threads that are inside ActorRegistry.stop_all
-        self._finished: weakref.WeakSet[Any] = weakref.WeakSet()  # the stop flags of actors whose loop ended
-        self._zombies = False  # some loop ended with its actor still called alive
         self._registry: Any = None
-        self._stop_type: type = Never
-        self._proxy_types: tuple[type, ...] = ()
-        self._envelope_type: Any = Never
 
     # --- the contract ---------------------------------------------------------------------------
 
@@ -152,6 +143,30 @@ class PykkaAdapter:
         )
         return (snapshot,)
 
+    def gauges(self) -> Iterable[RuntimeGauges]:
+        """Return what the registry and the running handlers show. Waits for nobody, as ``audits``."""
+        refs: list[Any] = list(getattr(self._registry, ACTOR_REFS, None) or ())
+        depths: dict[str, list[int]] = {}
+        dead = 0
+        for ref in refs:
+            with self._guard("pykka.gauges"):
+                dead += not ref.is_alive() or ref.actor_stopped in self._finished
+                qsize: Any = getattr(ref.actor_inbox, "qsize", None)
+                if qsize is not None:
+                    depths.setdefault(qualified_name(ref.actor_class), []).append(qsize())
+        now, longest = self._clock(), dict.fromkeys(depths, 0.0)
+        for state in list(self._states.values()):
+            if (since := state.active_since) is not None:
+                longest[state.actor.type] = max(longest.get(state.actor.type, 0.0), now - since)
+        return (
+            RuntimeGauges(
+                system=self._system,
+                mailbox_depths=depths,
+                longest_active_seconds=longest,
+                registry_entries={"ok": len(refs) - dead, "dead": dead},
+            ),
+        )
+
     # --- hooking --------------------------------------------------------------------------------
 
     def _hook_into(self, pykka: Any) -> None:
@@ -170,6 +185,7 @@ class PykkaAdapter:
         if patches.replace(ref_module, "Envelope", self._stamped):
             patches.wrap(pykka.ActorRef, "tell", lambda tell: self._around_tell(tell, pykka.ActorDeadError))
             patches.wrap(pykka.ActorRef, "ask", lambda ask: self._around_ask(ask, pykka.ActorDeadError))
+            patches.wrap(pykka.ThreadingFuture, "get", lambda get: self._around_get(get, pykka.Timeout))
         patches.wrap(pykka.ActorRegistry, "stop_all", self._around_stop_all)
         patches.wrap(pykka.Actor, "_actor_loop", self._around_loop)
         patches.wrap(pykka.Actor, "_actor_loop_setup", self._around_setup)
@@ -181,6 +197,7 @@ class PykkaAdapter:
         self._missing = frozenset(missing.union(patches.missing))
         able = self.capabilities().able
         self._tells_lifecycle = Ability.LIFECYCLE in able
+        self._traces = Ability.TRACE_CONTEXT in able
         if self._missing:
             lost = ", ".join(ability.value for ability in NEEDS if ability not in able)
             _logger.warning(
@@ -189,7 +206,12 @@ class PykkaAdapter:
 
     def _stamped(self, base: Any) -> Any:
         self._envelope_type = stamped_envelope(
-            base, unsent=self._unsent, shutting=self._shutting, clock=self._clock, guard=self._guard
+            base,
+            unsent=self._unsent,
+            asked=self._asked,
+            shutting=self._shutting,
+            clock=self._clock,
+            guard=self._guard,
         )
         return self._envelope_type
 
@@ -284,38 +306,6 @@ class PykkaAdapter:
             self._sweep(state.actor, actor.actor_inbox, stopping=state.reason == "system_shutdown")
         except Exception:
             self._guard.failed("pykka.finish")
-
-    def _sweep(self, who: Actor, inbox: Any, *, stopping: bool) -> None:
-        """Record what lies in the inbox of an actor whose loop has ended: each message once, whoever comes."""
-        mutex, queue = getattr(inbox, "mutex", None), getattr(inbox, "queue", None)
-        if mutex is None or not queue:
-            return
-        left: list[Any] = []
-        with mutex:
-            for envelope in queue:
-                if isinstance(envelope, self._envelope_type) and not hasattr(envelope, "reported"):
-                    envelope.reported = True
-                    left.append(envelope)
-        for envelope in left:
-            self._undrained(who, envelope, stopping=stopping)
-
-    def _undrained(self, who: Actor, envelope: Any, *, stopping: bool) -> None:
-        try:
-            message = envelope.message
-            if not isinstance(message, self._stop_type):
-                kind = self._kind_of(message, envelope)
-                self._recorder.dead_letter(
-                    who, message=message, reason="undrained", kind=kind, stopping=stopping
-                )
-        except Exception:
-            self._guard.failed("pykka.undrained")
-
-    def _kind_of(self, message: Any, envelope: Any) -> str:
-        if issubclass(type(message), self._proxy_types):
-            return "proxy"
-        if envelope is None:
-            return "unknown"
-        return "tell" if envelope.reply_to is None else "ask"
 
     # --- wrappers: the actor's thread -----------------------------------------------------------
 
@@ -444,10 +434,12 @@ class PykkaAdapter:
                 guard.failed("pykka.receive")
             if state is None:
                 return original(actor, message)
+            handling = self._enter(state, message, envelope, begin)
             try:
                 result = original(actor, message)
             except BaseException as error:
                 self._failed_message(state, message, envelope, begin, error)
+                self._leave(state, handling, error)
                 raise
             if self._on:
                 try:
@@ -460,9 +452,39 @@ class PykkaAdapter:
                     )
                 except Exception:
                     guard.failed("pykka.processed")
+            self._leave(state, handling, None)
             return result
 
         return handle_receive
+
+    def _enter(self, state: State, message: Any, envelope: Any, begin: float) -> Handling | None:
+        """Attach the sender's context, or none, for as long as the message is handled."""
+        state.active_since = begin
+        if not self._traces:
+            return None
+        try:
+            if state.handling is not None:
+                self._tracing.leave(state.handling)
+                state.handling = None
+            asked = getattr(envelope, "reply_to", None) is not None
+            return self._tracing.begin(getattr(envelope, "context", None), state.actor, message, asked=asked)
+        except Exception:
+            self._guard.failed("pykka.context")
+            return None
+
+    def _leave(self, state: State, handling: Handling | None, error: BaseException | None) -> None:
+        """Detach it again. A failed tell ends its actor: what is told of that belongs to it, so it stays."""
+        state.active_since = None
+        if handling is None:
+            return
+        try:
+            self._tracing.finish(handling, error)
+            if error is not None and getattr(state.envelope, "reply_to", None) is None:
+                state.handling = handling
+            else:
+                self._tracing.leave(handling)
+        except Exception:
+            self._guard.failed("pykka.context")
 
     def _failed_message(
         self, state: State, message: Any, envelope: Any, begin: float, error: BaseException
@@ -501,82 +523,3 @@ class PykkaAdapter:
             return original(actor, message)
 
         return on_receive
-
-    # --- wrappers: anybody's thread -------------------------------------------------------------
-
-    def _around_tell(self, original: Callable[..., Any], dead_error: type[Exception]) -> Callable[..., Any]:
-        def tell(ref: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                result = original(ref, message, *args, **kwargs)
-            except dead_error:
-                self._dead_target(ref, message, "tell")
-                raise
-            self._look_after(ref)
-            return result
-
-        return tell
-
-    def _around_ask(self, original: Callable[..., Any], dead_error: type[Exception]) -> Callable[..., Any]:
-        unsent = self._unsent
-
-        def ask(ref: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
-            thread = get_ident()
-            unsent[thread] = None
-            try:
-                result = original(ref, message, *args, **kwargs)
-            except BaseException as error:
-                if unsent.pop(thread, _SENT) is None and isinstance(error, dead_error):
-                    self._dead_target(ref, message, "ask")
-                raise
-            if unsent.pop(thread, _SENT) is None:
-                self._dead_target(ref, message, "ask")
-            else:
-                self._look_after(ref)
-            return result
-
-        return ask
-
-    def _dead_target(self, ref: Any, message: Any, kind: str) -> None:
-        if not self._on:
-            return
-        try:
-            if ref.actor_stopped.is_set() and not isinstance(message, self._stop_type):
-                if issubclass(type(message), self._proxy_types):
-                    kind = "proxy"
-                self._recorder.dead_letter(
-                    self._who(ref),
-                    message=message,
-                    reason="actor_stopped",
-                    kind=kind,
-                    stopping=bool(self._shutting),
-                )
-        except Exception:
-            self._guard.failed("pykka.dead_letter")
-
-    def _look_after(self, ref: Any) -> None:
-        """Record a message that was put too late, if its actor has ended since."""
-        try:
-            if (
-                (ref.actor_stopped.is_set() or self._zombies)
-                and self._on
-                and ref.actor_stopped in self._finished
-            ):
-                self._sweep(self._who(ref), ref.actor_inbox, stopping=bool(self._shutting))
-        except Exception:
-            self._guard.failed("pykka.undrained")
-
-    def _who(self, ref: Any) -> Actor:
-        return Actor(system=self._system, type=qualified_name(ref.actor_class), address=ref.actor_urn)
-
-    def _around_stop_all(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        shutting = self._shutting
-
-        def stop_all(cls: Any, *args: Any, **kwargs: Any) -> Any:
-            thread = get_ident()
-            shutting.add(thread)
-            try:
-                return original(cls, *args, **kwargs)
-            finally:
-                shutting.discard(thread)
-
-        return stop_all

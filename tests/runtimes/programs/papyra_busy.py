@@ -151,6 +151,7 @@ async def fall():
 def watch(way):
     if way == "bare":
         return
+    from papyra_otel.config import SpanMode
     from papyra_otel.pipeline.counters import Counters
     from papyra_otel.pipeline.guard import Guard
     from papyra_otel.recorder import Recorder
@@ -163,6 +164,8 @@ def watch(way):
             facts.append(fact)
 
     class Broken:
+        spans = SpanMode.SAMPLED
+
         def __getattr__(self, name):
             raise RuntimeError(f"broken {name}")
 

@@ -1,0 +1,183 @@
+"""What pykka's adapter sees of whoever sends: messages to the dead, messages put too late, asks given up.
+
+Runs in anybody's thread.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any
+
+from papyra_otel.pipeline.guard import Guard
+from papyra_otel.recorder import Actor, Recorder, qualified_name
+from papyra_otel.runtimes._pykka_state import Asked, Never
+
+__all__ = ["Senders"]
+
+_SENT = object()
+
+
+class Senders:
+    """The half of the adapter that looks at senders, and what both halves share."""
+
+    def __init__(self, recorder: Recorder, guard: Guard, system: str, clock: Callable[[], float]) -> None:
+        self._recorder = recorder
+        self._guard = guard
+        self._system = system
+        self._clock = clock  # seconds, monotonic
+        self._on = False
+        self._unsent: dict[int, Any] = {}  # the refs of threads inside an ask that made no envelope yet
+        self._asked: weakref.WeakKeyDictionary[Any, Asked] = weakref.WeakKeyDictionary()  # by future
+        self._shutting: set[int] = set()  # threads that are inside ActorRegistry.stop_all
+        self._finished: weakref.WeakSet[Any] = weakref.WeakSet()  # the stop flags of actors whose loop ended
+        self._zombies = False  # some loop ended with its actor still called alive
+        self._stop_type: type = Never
+        self._proxy_types: tuple[type, ...] = ()
+        self._envelope_type: Any = Never
+
+    # --- messages nobody takes ------------------------------------------------------------------
+
+    def _sweep(self, who: Actor, inbox: Any, *, stopping: bool) -> None:
+        """Record what lies in the inbox of an actor whose loop has ended: each message once, whoever comes."""
+        mutex, queue = getattr(inbox, "mutex", None), getattr(inbox, "queue", None)
+        if mutex is None or not queue:
+            return
+        left: list[Any] = []
+        with mutex:
+            for envelope in queue:
+                if isinstance(envelope, self._envelope_type) and not hasattr(envelope, "reported"):
+                    envelope.reported = True
+                    left.append(envelope)
+        for envelope in left:
+            self._undrained(who, envelope, stopping=stopping)
+
+    def _undrained(self, who: Actor, envelope: Any, *, stopping: bool) -> None:
+        try:
+            message = envelope.message
+            if not isinstance(message, self._stop_type):
+                kind = self._kind_of(message, envelope)
+                self._recorder.dead_letter(
+                    who, message=message, reason="undrained", kind=kind, stopping=stopping
+                )
+        except Exception:
+            self._guard.failed("pykka.undrained")
+
+    def _kind_of(self, message: Any, envelope: Any) -> str:
+        if issubclass(type(message), self._proxy_types):
+            return "proxy"
+        if envelope is None:
+            return "unknown"
+        return "tell" if envelope.reply_to is None else "ask"
+
+    # --- wrappers -------------------------------------------------------------------------------
+
+    def _around_tell(self, original: Callable[..., Any], dead_error: type[Exception]) -> Callable[..., Any]:
+        def tell(ref: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                result = original(ref, message, *args, **kwargs)
+            except dead_error:
+                self._dead_target(ref, message, "tell")
+                raise
+            self._look_after(ref)
+            return result
+
+        return tell
+
+    def _around_ask(self, original: Callable[..., Any], dead_error: type[Exception]) -> Callable[..., Any]:
+        unsent = self._unsent
+
+        def ask(ref: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
+            thread = get_ident()
+            unsent[thread] = ref
+            try:
+                result = original(ref, message, *args, **kwargs)
+            except BaseException as error:
+                if unsent.pop(thread, _SENT) is not _SENT and isinstance(error, dead_error):
+                    self._dead_target(ref, message, "ask")
+                raise
+            if unsent.pop(thread, _SENT) is not _SENT:
+                self._dead_target(ref, message, "ask")
+            else:
+                self._look_after(ref)
+            return result
+
+        return ask
+
+    def _around_get(self, original: Callable[..., Any], timeout_error: type[Exception]) -> Callable[..., Any]:
+        """Notice that whoever waits for an answer gives up, in ``ask`` or later."""
+
+        def get(future: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(future, *args, **kwargs)
+            except timeout_error as error:
+                if self._on and _raised_by_get(error):
+                    self._given_up(future, kwargs.get("timeout", args[0] if args else None))
+                raise
+
+        return get
+
+    def _given_up(self, future: Any, timeout_seconds: Any) -> None:
+        try:
+            asked = self._asked.get(future)
+            if asked is not None and timeout_seconds is not None:
+                self._recorder.ask_timed_out(
+                    self._who(asked.ref),
+                    message_type=asked.message_type,
+                    timeout_seconds=float(timeout_seconds),
+                )
+        except Exception:
+            self._guard.failed("pykka.ask_timed_out")
+
+    def _dead_target(self, ref: Any, message: Any, kind: str) -> None:
+        if not self._on:
+            return
+        try:
+            if ref.actor_stopped.is_set() and not isinstance(message, self._stop_type):
+                if issubclass(type(message), self._proxy_types):
+                    kind = "proxy"
+                self._recorder.dead_letter(
+                    self._who(ref),
+                    message=message,
+                    reason="actor_stopped",
+                    kind=kind,
+                    stopping=bool(self._shutting),
+                )
+        except Exception:
+            self._guard.failed("pykka.dead_letter")
+
+    def _look_after(self, ref: Any) -> None:
+        """Record a message that was put too late, if its actor has ended since."""
+        try:
+            if (
+                (ref.actor_stopped.is_set() or self._zombies)
+                and self._on
+                and ref.actor_stopped in self._finished
+            ):
+                self._sweep(self._who(ref), ref.actor_inbox, stopping=bool(self._shutting))
+        except Exception:
+            self._guard.failed("pykka.undrained")
+
+    def _who(self, ref: Any) -> Actor:
+        return Actor(system=self._system, type=qualified_name(ref.actor_class), address=ref.actor_urn)
+
+    def _around_stop_all(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        shutting = self._shutting
+
+        def stop_all(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            thread = get_ident()
+            shutting.add(thread)
+            try:
+                return original(cls, *args, **kwargs)
+            finally:
+                shutting.discard(thread)
+
+        return stop_all
+
+
+def _raised_by_get(error: BaseException) -> bool:
+    """Say whether ``Future.get`` itself raised *error*; an answer brings the frames of the actor that raised it."""
+    trace = error.__traceback__  # our wrapper's frame, then that of get
+    inner = None if trace is None else trace.tb_next
+    return inner is not None and inner.tb_next is None
