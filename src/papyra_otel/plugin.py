@@ -6,17 +6,13 @@ One recording per process: a log, the pipeline to it, and the adapters that feed
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
-from papyra_otel import semconv
+from papyra_otel import ends, semconv
 from papyra_otel.config import ForwardMode, Settings, StartupMode, WriteMode
 from papyra_otel.errors import (
     ConfigError,
@@ -51,6 +47,7 @@ from papyra_otel.recorder import Recorder
 from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 from papyra_otel.runtimes.adapter import Adapter, RuntimeCapabilities
 from papyra_otel.runtimes.auditor import Auditor
+from papyra_otel.saying import say
 
 __all__ = [
     "RUNTIMES",
@@ -264,7 +261,7 @@ class Recording:
         _metrics.attach(self._source)
         try:
             if self._reachable:
-                startup.start(self._upkeep, settings.startup, settings.log, _say)
+                startup.start(self._upkeep, settings.startup, settings.log, say)
         except BaseException:
             self.close()
             raise
@@ -279,7 +276,7 @@ class Recording:
             self._scanner = Scanner(upkeep, self._guard, settings.scan_interval_seconds)
             self._scanner.start()
         else:
-            _say(f"scan_interval: the {self._backend} log cannot be scanned; facts are recorded without it.")
+            say(f"scan_interval: the {self._backend} log cannot be scanned; facts are recorded without it.")
 
     @property
     def store(self) -> FactLogger | None:
@@ -369,13 +366,13 @@ class Recording:
     def _say_left(self, ended: Ended) -> None:
         if ended.spilled and self._spill is not None and ended.spilled != self._said_spilled:
             self._said_spilled = ended.spilled
-            _say(
+            say(
                 f"{ended.spilled} facts for {self.log_url} wait in {self._spill.root}; "
                 "the next process that records there with this spill stores them."
             )
         if ended.left and ended.left != self._said_left:
             self._said_left = ended.left
-            _say(f"{ended.left} facts could not be written to {self.log_url} and are lost.")
+            say(f"{ended.left} facts could not be written to {self.log_url} and are lost.")
 
     def after_fork_in_child(self) -> None:
         """Go on as a new writer with counts from zero; the parent keeps what it had."""
@@ -402,7 +399,6 @@ class _Nowhere:
 _metrics = Metrics()
 _lock = threading.RLock()
 _recording: Recording | None = None
-_hooked = False
 
 
 def current() -> Recording | None:
@@ -433,7 +429,7 @@ def enable(
             RUNTIMES if runtimes is None else [runtimes] if isinstance(runtimes, str) else runtimes
         ):
             if runtime not in RUNTIMES:
-                _say(f"there is no adapter for the runtime {runtime!r}; known are {', '.join(RUNTIMES)}.")
+                say(f"there is no adapter for the runtime {runtime!r}; known are {', '.join(RUNTIMES)}.")
                 continue
             _guarded_instrument(recording, runtime)
         return recording
@@ -454,35 +450,9 @@ def instrument(runtime: str, overrides: Mapping[str, Any] | None = None) -> Reco
         try:
             recording = _obtain(overrides or {})
         except LogDamaged as error:
-            _refuse(error)
+            ends.refuse(error)
         _guarded_instrument(recording, runtime)
         return recording
-
-
-def _refuse(error: LogDamaged) -> NoReturn:
-    """End the process before its program begins, with exit code 1.
-
-    By SystemExit: who loads instrumentors catches every Exception. Where ``site`` is still being imported (so does
-    ``opentelemetry-instrument`` begin) the interpreter calls that a fatal error and shows a traceback; there is
-    nothing yet that would have to be ended in order.
-    """
-    _say(f"not starting: {error}")
-    if _in_site():
-        with suppress(Exception):
-            sys.stderr.flush()
-        os._exit(1)
-    raise SystemExit(1)
-
-
-def _in_site() -> bool:
-    import inspect  # noqa: PLC0415 - only a process that ends pays for it
-
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "site":
-            return True
-        frame = frame.f_back
-    return False
 
 
 def is_instrumented(runtime: str) -> bool:
@@ -512,14 +482,14 @@ def _obtain(overrides: Mapping[str, Any]) -> Recording:
         raise
     except (ConfigError, LogError) as error:
         if str(error) != failed_before:  # several instrumentors ask for the same recording: said once
-            _say(f"not recording: {str(error).rstrip('.')}. The application runs on without it.")
+            say(f"not recording: {str(error).rstrip('.')}. The application runs on without it.")
         _recording = Recording(None, error)
     except Exception as error:
         _logger.exception("papyra_otel could not start")
-        _say(f"not recording: {type(error).__name__} while starting; see the log. The application runs on.")
+        say(f"not recording: {type(error).__name__} while starting; see the log. The application runs on.")
         _recording = Recording(None, PapyraOtelError(type(error).__name__))
     else:
-        _hook_process_ends()
+        ends.hook(_at_exit, _after_fork_in_child)
     return _recording
 
 
@@ -540,7 +510,7 @@ def _guarded_instrument(recording: Recording, runtime: str) -> None:
         recording.instrument(runtime)
     except Exception:
         _logger.exception("papyra_otel could not instrument %s", runtime)
-        _say(f"{runtime} is not recorded: its instrumentation failed; see the log. The application runs on.")
+        say(f"{runtime} is not recorded: its instrumentation failed; see the log. The application runs on.")
 
 
 def _prepared(log: FactLog, settings: Settings) -> bool:
@@ -551,12 +521,12 @@ def _prepared(log: FactLog, settings: Settings) -> bool:
     try:
         log.prepare()
     except LogTooNew as error:  # our own segments stand beside the newer ones: recording is safe
-        _say(f"{error} Recording goes on.")
+        say(f"{error} Recording goes on.")
     except LogUnavailable as error:
         if settings.startup is StartupMode.FAIL or not log.capabilities.behind_a_network:
             raise
         place = "memory" if settings.spill is None else f"memory and in {settings.spill}"
-        _say(
+        say(
             f"{str(error).rstrip('.')}. Recording begins all the same: facts wait in {place} until it is there."
         )
         return False
@@ -567,13 +537,13 @@ def _opened_spill(settings: Settings, counters: Counters, backend: str) -> Spill
     """Return what keeps facts on the disk while the log is away. A folder that cannot be written may be later."""
     if settings.spill is None:
         return None
-    spool = Spool(settings.spill, fsync=settings.fsync.value, told=_say)
+    spool = Spool(settings.spill, fsync=settings.fsync.value, told=say)
     try:
         spool.prepare()
     except LogUnavailable as error:
         if settings.startup is StartupMode.FAIL:
             raise
-        _say(f"spill: {str(error).rstrip('.')}. Until that is put right facts wait in memory only.")
+        say(f"spill: {str(error).rstrip('.')}. Until that is put right facts wait in memory only.")
     return Spill(spool, counters, backend=backend)
 
 
@@ -581,14 +551,14 @@ def _say_unsupported(settings: Settings, log: FactLog) -> None:
     """Say which of the chosen settings cannot be honoured: nothing is pretended."""
     able = log.capabilities
     if settings.forward is ForwardMode.OUTBOX:
-        _say("forward=outbox is not supported by this version; facts are recorded without it.")
+        say("forward=outbox is not supported by this version; facts are recorded without it.")
     if settings.write is WriteMode.THROUGH and able.behind_a_network:
-        _say(
+        say(
             f"write=through: the {able.backend} log is behind a network, so facts are queued all the same: "
             "no actor waits for a server."
         )
     if settings.spill is not None and not able.behind_a_network:
-        _say(
+        say(
             f"spill: the {able.backend} log is on this machine and needs none; facts are recorded without it."
         )
 
@@ -606,41 +576,15 @@ def _own_version() -> str | None:
         return None
 
 
-def _say(message: str) -> None:
-    """Say *message*, in one line, where an operator looks first: stderr, and the diagnostics of OTel."""
-    if _logger.hasHandlers():  # without any, logging would print it on stderr a second time
-        _logger.error("%s", message)
-    try:
-        sys.stderr.write(f"papyra-otel: {' '.join(message.split())}\n")
-    except (OSError, ValueError, AttributeError):  # stderr closed or missing: logging has it
-        return
-
-
-# --- the ends of a process: exit, fork, multiprocessing ---------------------------------------------------
-
-
-def _hook_process_ends() -> None:
-    """Seal at exit, begin anew in forked children. Runs once, after the SDK's own exit handlers are there."""
-    global _hooked  # noqa: PLW0603 - this module is where the global state is
-    atexit.unregister(_at_exit)
-    atexit.register(_at_exit)  # last in, first out: before a provider that waits for its collector
-    if _hooked:
-        return
-    _hooked = True
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-    _hook_multiprocessing()
+# --- the ends of this process -----------------------------------------------------------------------
 
 
 def seal_last() -> None:
     """Seal once more at exit, after every handler registered later than this call: call it early.
 
-    An SDK that exports to us hands over its last batch in its own exit handler, past ``_at_exit``.
+    An SDK that exports to us hands over its last batch in its own exit handler, past the one of ours.
     """
-    atexit.register(_at_last)
-
-
-def _at_last() -> None:  # a function of its own: unregistering _at_exit must leave it registered
-    _at_exit()
+    ends.hook_last(_at_exit)
 
 
 def _at_exit() -> None:
@@ -653,18 +597,3 @@ def _after_fork_in_child() -> None:
     _lock = threading.RLock()
     if _recording is not None:
         _recording.after_fork_in_child()
-
-
-def _hook_multiprocessing() -> None:
-    """Seal when a multiprocessing child ends: it leaves by ``os._exit``, past every exit handler."""
-    from multiprocessing import parent_process, util  # noqa: PLC0415 - only a process that records pays for it
-
-    util.register_after_fork(_hook_multiprocessing, _seal_at_child_exit)
-    if parent_process() is not None:  # this is such a child, and began to record only now
-        _seal_at_child_exit(None)
-
-
-def _seal_at_child_exit(_: object) -> None:
-    from multiprocessing import util  # noqa: PLC0415 - see above
-
-    util.Finalize(None, _at_exit, exitpriority=-100)
