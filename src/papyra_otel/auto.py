@@ -37,6 +37,7 @@ class RecordingConfiguration:
     forward_payload: bool | None = None
     spans: str | None = None
     group: str | None = None
+    exit_timeout: str | float | None = None
     audit_interval: str | float | None = None
     scan_interval: str | float | None = None
 

@@ -48,10 +48,12 @@ OTEL_PYTHON_PAPYRA_FORWARD_MESSAGES: Final = "OTEL_PYTHON_PAPYRA_FORWARD_MESSAGE
 OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD: Final = "OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD"
 OTEL_PYTHON_PAPYRA_SPANS: Final = "OTEL_PYTHON_PAPYRA_SPANS"
 OTEL_PYTHON_PAPYRA_GROUP: Final = "OTEL_PYTHON_PAPYRA_GROUP"
+OTEL_PYTHON_PAPYRA_EXIT_TIMEOUT: Final = "OTEL_PYTHON_PAPYRA_EXIT_TIMEOUT"
 OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL: Final = "OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL"
 OTEL_PYTHON_PAPYRA_SCAN_INTERVAL: Final = "OTEL_PYTHON_PAPYRA_SCAN_INTERVAL"
 
 _PREFIX = "OTEL_PYTHON_PAPYRA_"
+_EXIT_SECONDS_MAX = 3600.0
 _MODE = TypeVar("_MODE", bound=Enum)
 
 
@@ -91,7 +93,7 @@ class PayloadMode(str, Enum):
 
 
 class ForwardMode(str, Enum):
-    """How facts reach the application's own OTel pipeline."""
+    """How facts leave: to the application's own OTel pipeline, from the log to an OTLP receiver, or not."""
 
     LIVE = "live"
     OUTBOX = "outbox"
@@ -181,7 +183,8 @@ class Settings:
 
     *log* is a log URL. *system* names the actor system where it has no id of its own, and overrides it
     where it has. *write* None leaves it to the log. *spill* is the absolute path of a folder, None means off. Intervals
-    in seconds; *scan_interval_seconds* None means off.
+    in seconds; *scan_interval_seconds* None means off. *exit_timeout_seconds* bounds how long a receiver that does not
+    answer can delay the end of the process.
     """
 
     log: str = "file:papyra-facts"
@@ -198,6 +201,7 @@ class Settings:
     forward_payload: bool = False
     spans: SpanMode = SpanMode.SAMPLED
     group: Grouping = field(default_factory=Grouping)
+    exit_timeout_seconds: float = 2.0
     audit_interval_seconds: float = 60.0
     scan_interval_seconds: float | None = None
     service_name: str | None = None
@@ -206,6 +210,10 @@ class Settings:
         if self.audit_interval_seconds <= 0:
             raise ConfigError(
                 f"{OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL} must be more than 0 s, not {self.audit_interval_seconds}"
+            )
+        if not 0 <= self.exit_timeout_seconds <= _EXIT_SECONDS_MAX:
+            raise ConfigError(
+                f"{OTEL_PYTHON_PAPYRA_EXIT_TIMEOUT} must be from 0 s to 1 h, not {self.exit_timeout_seconds}"
             )
         if self.scan_interval_seconds is not None and self.scan_interval_seconds <= 0:
             raise ConfigError(
@@ -338,10 +346,11 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "forward_payload": _flag(OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD),
     "spans": _mode(OTEL_PYTHON_PAPYRA_SPANS, SpanMode),
     "group": _group,
+    "exit_timeout": _seconds(OTEL_PYTHON_PAPYRA_EXIT_TIMEOUT),
     "audit_interval": _seconds(OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL),
     "scan_interval": _seconds_or_off(OTEL_PYTHON_PAPYRA_SCAN_INTERVAL),
 }
-_FIELDS = {name: f"{name}_seconds" if name.endswith("_interval") else name for name in _PARSERS}
+_FIELDS = {name: f"{name}_seconds" if name.endswith(("_interval", "_timeout")) else name for name in _PARSERS}
 
 
 def _service_name(environ: Mapping[str, str]) -> str | None:

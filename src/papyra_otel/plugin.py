@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from papyra_otel import ends, semconv
 from papyra_otel.config import ForwardMode, Settings, StartupMode, WriteMode
@@ -38,6 +38,7 @@ from papyra_otel.pipeline.guard import Guard
 from papyra_otel.pipeline.logger import FactLogger, FactLoggerProvider
 from papyra_otel.pipeline.metrics import Metrics, Source
 from papyra_otel.pipeline.otel import Scope
+from papyra_otel.pipeline.resource import own_scope, resource_reader
 from papyra_otel.pipeline.scanner import Scanner
 from papyra_otel.pipeline.spill import Spill
 from papyra_otel.pipeline.timed import TimedLog
@@ -48,6 +49,9 @@ from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryRepo
 from papyra_otel.runtimes.adapter import Adapter, RuntimeCapabilities
 from papyra_otel.runtimes.auditor import Auditor
 from papyra_otel.saying import say
+
+if TYPE_CHECKING:
+    from papyra_otel.pipeline.delivery.outbox import Outbox
 
 __all__ = [
     "RUNTIMES",
@@ -90,6 +94,7 @@ class Recording:
         self._emitter: FactLogger | _Nowhere = _Nowhere()
         self._store: FactLogger | None = None
         self._spill: Spill | None = None
+        self._outbox: Outbox | None = None
         self._said_spilled = self._said_left = 0
         self._reachable = True
         if settings is not None and self.active:
@@ -161,7 +166,10 @@ class Recording:
     def _assemble(self, settings: Settings) -> None:
         live = settings.forward is ForwardMode.LIVE
         options = LogOptions(
-            fsync=settings.fsync.value, on_mark=self._post_mark if live else None, on_lost=self._note_lost
+            fsync=settings.fsync.value,
+            on_mark=self._post_mark if live else None,
+            on_lost=self._note_lost,
+            resource=resource_reader(),
         )
         log = open_log(settings.log, retention=settings.retention, options=options)
         self._reachable = _prepared(log, settings)
@@ -186,9 +194,11 @@ class Recording:
             forward_messages=settings.forward_messages,
             forward_payload=settings.forward_payload,
         )
-        scope = Scope(semconv.SCOPE_NAME, _own_version(), semconv.SCHEMA_URL)
+        scope = own_scope()
         emitter = provider.get_logger(scope.name, scope.version, scope.schema_url)
         self._forwarder = Forwarder(self._counters, scope) if live else None
+        if settings.forward is ForwardMode.OUTBOX:
+            self._outbox = self._new_outbox(settings, scope)
         self._emitter = emitter
         self._store = emitter.without_forwarding()
         self._writer.tell = lambda attributes: emitter.emit(
@@ -205,6 +215,31 @@ class Recording:
                 system=settings.system or settings.service_name,
             )
         )
+
+    def _new_outbox(self, settings: Settings, scope: Scope) -> Outbox | None:
+        """Return what delivers from the log. What is wrong with the receiver's settings is no reason not to record."""
+        from papyra_otel.pipeline.delivery.outbox import Outbox  # noqa: PLC0415 - only who needs it pays for it
+        from papyra_otel.pipeline.delivery.target import Target  # noqa: PLC0415 - as above
+
+        log: FactLog | None = None
+        try:
+            log = open_log(settings.log)
+            return Outbox(
+                log,
+                Target.load(),
+                self._counters,
+                self._guard,
+                scope,
+                told=say,
+                exit_seconds=settings.exit_timeout_seconds,
+                messages=settings.forward_messages,
+                payload=settings.forward_payload,
+            )
+        except PapyraOtelError as error:
+            say(f"forward=outbox: {str(error).rstrip('.')}. Facts are recorded, and not delivered.")
+            if log is not None:
+                log.close()
+            return None
 
     def _beat(self) -> None:
         """Show that this process lives: as the writer, and as the one that looks after the log."""
@@ -255,6 +290,7 @@ class Recording:
             waiting=self._writer.waiting,
             last_audits=self.recorder.last_audits_unix_nano,
             health=self._upkeep.health,
+            backlog=None if self._outbox is None else self._outbox.backlog,
             spill_bytes=None if self._spill is None else self._spill.size_bytes,
             gauges=self._gauges,
         )
@@ -267,6 +303,8 @@ class Recording:
             raise
         self._courier.start()
         self._writer.begin()
+        if self._outbox is not None:
+            self._outbox.start()
         self._begin_scanning(self._upkeep, settings)
 
     def _begin_scanning(self, upkeep: Upkeep, settings: Settings) -> None:
@@ -339,6 +377,8 @@ class Recording:
         self._log.close()
         if self._upkeep is not None:
             self._upkeep.close()
+        if self._outbox is not None:
+            self._outbox.close()
         self._deliver()
         _metrics.detach(self._source)
 
@@ -352,6 +392,8 @@ class Recording:
             self._log.seal()
             if self._upkeep is not None:
                 self._upkeep.seal()
+            if self._outbox is not None:
+                self._outbox.stop()
             self._deliver()
 
     def _stop_scanning(self) -> None:
@@ -385,6 +427,8 @@ class Recording:
                 self._upkeep.after_fork_in_child()
             if self._scanner is not None:
                 self._scanner.after_fork_in_child()
+            if self._outbox is not None:
+                self._outbox.after_fork_in_child()
 
 
 class _Nowhere:
@@ -550,8 +594,6 @@ def _opened_spill(settings: Settings, counters: Counters, backend: str) -> Spill
 def _say_unsupported(settings: Settings, log: FactLog) -> None:
     """Say which of the chosen settings cannot be honoured: nothing is pretended."""
     able = log.capabilities
-    if settings.forward is ForwardMode.OUTBOX:
-        say("forward=outbox is not supported by this version; facts are recorded without it.")
     if settings.write is WriteMode.THROUGH and able.behind_a_network:
         say(
             f"write=through: the {able.backend} log is behind a network, so facts are queued all the same: "
@@ -565,15 +607,6 @@ def _say_unsupported(settings: Settings, log: FactLog) -> None:
 
 def _default_system(settings: Settings, otherwise: str) -> str:
     return settings.system or settings.service_name or otherwise
-
-
-def _own_version() -> str | None:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow to import
-
-    try:
-        return version("papyra-otel")
-    except PackageNotFoundError:
-        return None
 
 
 # --- the ends of this process -----------------------------------------------------------------------

@@ -215,7 +215,7 @@ class StreamCompaction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupHold:
-    """What a consumer group still needed of a stream, among facts that retention hides.
+    """What a consumer group, or an outlet of a file log, still needed of a stream, among facts that retention hides.
 
     *unread* were never delivered to it, *pending* were, and are not acknowledged. They stay, and all that is stored
     behind them, unless forced: then the group has lost them (*lost*).

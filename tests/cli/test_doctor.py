@@ -88,6 +88,7 @@ def test_json_has_exactly_the_documented_members(run: Run, hand_made: Make, monk
         {"name": "FORWARD", "value": "live", "from": "default"},
         {"name": "FORWARD_MESSAGES", "value": "false", "from": "default"},
         {"name": "FORWARD_PAYLOAD", "value": "false", "from": "default"},
+        {"name": "EXIT_TIMEOUT", "value": "2s", "from": "default"},
         {"name": "AUDIT_INTERVAL", "value": "60s", "from": "default"},
         {"name": "SCAN_INTERVAL", "value": "off", "from": "default"},
     ]

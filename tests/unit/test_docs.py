@@ -42,6 +42,7 @@ DEFAULTS = {
     "log": "file:papyra-facts",
     "messages": "all",
     "audit_interval": "60s",
+    "exit_timeout": "2s",
     "scan_interval": "off",
     "spill": "off",
     "forward_messages": "false",

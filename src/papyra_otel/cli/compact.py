@@ -23,12 +23,12 @@ _EXAMPLE = "events=7d,1GiB;dead_letters=90d"
 _DESCRIPTION = f"""\
 Remove for good what retention hides already: whole files, oldest first, then the beginning of one more.
 Readers see the same before, after and in between; writers go on, and what they are writing to stays.
-Works on a full disk. Damaged bytes that would go too are kept beside the log. In Redis, what a consumer
-group has not read and acknowledged stays, too.
+Works on a full disk. Damaged bytes that would go too are kept beside the log. What is not delivered yet
+(papyra-otel ship, forward=outbox) stays, too, and in Redis what a consumer group has not acknowledged.
 
 Without --retention, what OTEL_PYTHON_PAPYRA_RETENTION says; one of the two must be set. Ends with 0 when
 done, and with 1 when refused: an age limit would remove most of the log, and a wrong clock may be why.
---force does both: it believes the clock, and takes from consumer groups what they have not read.
+--force does both: it believes the clock, and takes what is not delivered, or not read by consumer groups.
 
 --json prints one object with the members log, dry_run, records_removed, bytes_freed, streams (objects
 with system, kind, records_removed, records_kept, bytes_freed, segments_removed, segments_replaced),
@@ -48,7 +48,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="also when the clock looks wrong, and what consumer groups have not read or acknowledged",
+        help="also when the clock looks wrong, and what is not delivered, or not acknowledged by a consumer group",
     )
     parser.add_argument("--dry-run", action="store_true", help="change nothing, tell what would be removed")
     add_log_options(parser)
@@ -60,6 +60,7 @@ def _run(args: Namespace, here: Surroundings) -> int:
     try:
         with opened(args) as log, Meter(here) as progress:
             report = log.compact(retention, args.force, dry_run=args.dry_run, progress=progress)
+            delivers = log.capabilities.backend == "file"
     except CompactionRefused as refused:
         if args.json:
             here.screen.raw(json_line({"log": url, "dry_run": args.dry_run, "refused": str(refused)}))
@@ -73,7 +74,7 @@ def _run(args: Namespace, here: Surroundings) -> int:
     if args.json:
         here.screen.raw(json_line({"log": url, **_members(report)}))
     else:
-        _print(here.screen, report, args)
+        _print(here.screen, report, args, delivers=delivers)
     return 0
 
 
@@ -128,7 +129,7 @@ def _members(report: CompactionReport) -> dict[str, Any]:
 # --- for people ---------------------------------------------------------------------------------------
 
 
-def _print(screen: Screen, report: CompactionReport, args: Namespace) -> None:
+def _print(screen: Screen, report: CompactionReport, args: Namespace, *, delivers: bool) -> None:
     if report.streams:
         _print_table(screen, report)
         screen.line()
@@ -136,7 +137,7 @@ def _print(screen: Screen, report: CompactionReport, args: Namespace) -> None:
         screen.line(Cell("damaged bytes kept in ", "dim"), Cell(place, "cyan"))
     print_skipped(screen, report.skipped)
     for hold in report.groups:
-        _print_hold(screen, hold, dry_run=report.dry_run)
+        _print_hold(screen, hold, dry_run=report.dry_run, delivers=delivers)
     amount = f"{counted(report.records_removed, 'fact')}, {size(report.bytes_freed)}"
     if not any(map(_touched, report.streams)):
         screen.prose("Nothing to remove: retention hides nothing that could go.", "bold green")
@@ -148,13 +149,16 @@ def _print(screen: Screen, report: CompactionReport, args: Namespace) -> None:
         screen.prose(f"Removed {amount}.", "bold green")
 
 
-def _print_hold(screen: Screen, hold: GroupHold, *, dry_run: bool) -> None:
-    """Say what a consumer group held back, or lost."""
+def _print_hold(screen: Screen, hold: GroupHold, *, dry_run: bool, delivers: bool) -> None:
+    """Say what a consumer group, or an outlet, held back or lost."""
     verb = "holds back" if not hold.lost else "would lose" if dry_run else "lost"
-    missing = {"not read": hold.unread, "not acknowledged": hold.pending}
+    missing = {
+        "not delivered" if delivers else "not read": hold.unread,
+        "not acknowledged": hold.pending,
+    }
     amounts = " and ".join(f"{counted(number, 'fact')} {why}" for why, number in missing.items() if number)
     screen.line(
-        Cell("consumer group "),
+        Cell("outlet " if delivers else "consumer group "),
         Cell(hold.group, "cyan"),
         Cell(f" {verb} {amounts}", "bold red" if hold.lost else "yellow"),
         Cell(f" ({hold.system} {hold.kind.plural})", "dim"),

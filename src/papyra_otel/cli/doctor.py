@@ -112,7 +112,7 @@ def _default(settings: Settings, name: str) -> str:
         return "(for ever)"
     if name == "system":
         return settings.service_name or "(the runtime's own)"
-    if name.endswith("_interval"):
+    if name.endswith(("_interval", "_timeout")):
         seconds: float | None = getattr(settings, f"{name}_seconds")
         return "off" if seconds is None else f"{seconds:g}s"
     if name == "write" and settings.write is None:

@@ -14,6 +14,7 @@ from papyra_otel.errors import NotSupported
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
 from papyra_otel.log.following import POLL_SECONDS, followed
 from papyra_otel.log.merge import Query
+from papyra_otel.log.outlet import OUTLET, Outlet
 from papyra_otel.log.retention import Retention
 from papyra_otel.reports import Check, CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 
@@ -55,12 +56,15 @@ class LogOptions:
     *fsync_interval_seconds*, in the background) or ``always`` (before ``append`` returns). *on_mark* is told
     of every segment that was opened or sealed, while the log is locked: it may only take note. So is *on_lost* of
     facts that the log acknowledged and then lost; without it the next ``flush`` raises LogUnavailable for them, once.
+    *resource* returns what identifies this process to others (OTel resource attributes); it is stored with what is
+    written, so that facts can be delivered later by another process. It is called while the log is locked, too.
     """
 
     fsync: str = "interval"
     fsync_interval_seconds: float = 0.2
     on_mark: Callable[[Mark], None] | None = None
     on_lost: Callable[[Lost], None] | None = None
+    resource: Callable[[], Mapping[str, object]] | None = None
 
 
 class FactLog(ABC):
@@ -263,6 +267,16 @@ class FactLog(ABC):
         Raises LogUnavailable when the log cannot be reached. Nothing to tell by default.
         """
         return ()
+
+    # --- delivering it ------------------------------------------------------------------------------
+
+    def outlet(self, name: str = OUTLET) -> Outlet:
+        """Return the outlet *name*: where facts come out to be delivered, and the note of how far that is.
+
+        Every system's facts, or those of the system the log was opened for. Raises ConfigError for *name*,
+        NotSupported.
+        """
+        raise self._not_supported("deliver facts")
 
     # --- between writers ----------------------------------------------------------------------------
 

@@ -10,8 +10,7 @@ import threading
 import time
 
 from papyra_otel import semconv
-from papyra_otel.facts import KIND_TEXTS, Fact
-from papyra_otel.log.codec import faithful
+from papyra_otel.facts import Fact
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.otel import (
     Context,
@@ -22,6 +21,7 @@ from papyra_otel.pipeline.otel import (
     forwarding_logger,
     severity_number,
 )
+from papyra_otel.pipeline.record import attributes_of, leaves
 
 __all__ = ["Forwarder"]
 
@@ -54,7 +54,7 @@ class Forwarder:
 
     def forward(self, fact: Fact, context: Context | None) -> None:
         """Emit *fact* to the provider that is global now. Raises what its processors raise."""
-        if not self._messages and fact.name == semconv.MESSAGE_PROCESSED:
+        if not leaves(fact, messages=self._messages):
             return
         provider = current_provider()
         if provider is not self._provider:
@@ -72,22 +72,12 @@ class Forwarder:
             _busy.forwarding = False
 
     def _record(self, fact: Fact, context: Context | None) -> LogRecord:
-        attributes = faithful(fact.attributes)
-        if not self._payload:
-            attributes.pop(semconv.MESSAGE_PAYLOAD, None)
-        attributes[semconv.SYSTEM_ID] = fact.system
-        if fact.actor is not None:
-            attributes[semconv.ACTOR_ADDRESS] = fact.actor
-        attributes[semconv.FACT_KIND] = KIND_TEXTS[fact.kind]
-        uid = fact.uid
-        if uid is not None:
-            attributes[semconv.LOG_RECORD_UID] = uid
         return LogRecord(
             timestamp=fact.time_unix_nano,
             observed_timestamp=time.time_ns(),
             context=context,
             severity_text=fact.severity,
             severity_number=severity_number(fact.severity),
-            attributes=attributes,
+            attributes=attributes_of(fact, payload=self._payload),
             event_name=fact.name,
         )

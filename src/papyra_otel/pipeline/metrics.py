@@ -15,6 +15,7 @@ from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Obs
 
 from papyra_otel import semconv as s
 from papyra_otel.facts import FactKind
+from papyra_otel.log.outlet import Backlog
 from papyra_otel.pipeline.counters import Counters, Key
 from papyra_otel.pipeline.gauges import GAUGES, Gauge, RuntimeGauges
 from papyra_otel.pipeline.upkeep import Health
@@ -39,7 +40,8 @@ class Source:
 
     *appended* returns (records, bytes) by (system, kind); *waiting* (size, capacity, oldest ns or None);
     *last_audits* the time of the last audit by system, in nanoseconds since the epoch; *health* what is known of
-    the log's state; *spill_bytes* how much waits on the disk, None without a spill; *gauges* what the runtimes show.
+    the log's state; *spill_bytes* how much waits on the disk, None without a spill; *gauges* what the runtimes show;
+    *backlog* what is not delivered.
     """
 
     backend: str
@@ -50,6 +52,7 @@ class Source:
     health: Callable[[], Health | None]
     spill_bytes: Callable[[], int] | None = None
     gauges: Callable[[], Iterable[RuntimeGauges]] | None = None
+    backlog: Callable[[], Backlog | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,9 @@ COUNTED = (
     ),
     _Counted(
         s.PERSISTENCE_COMPACTIONS, "{compaction}", (s.BACKEND_TYPE, s.ERROR_TYPE), "Compactions of the log"
+    ),
+    _Counted(
+        s.DELIVERY_EXPORTED, "{record}", (s.ERROR_TYPE,), "Facts that a receiver took, or refused for good"
     ),
     _Counted(s.INSTRUMENTATION_ERRORS, "{error}", (s.WHAT,), "Failures of the instrumentation itself"),
     _Counted(s.EVENT_SUPPRESSED, "{event}", (s.WHAT,), "Events kept in the log but not forwarded"),
@@ -226,6 +232,8 @@ class Metrics:
                 self._queue_age,
             ),
             (s.SPILL_SIZE, "By", "What waits on the local disk for the log", self._spill_size),
+            (s.DELIVERY_LAG, "{record}", "Facts in the log that are not delivered", self._delivery_lag),
+            (s.DELIVERY_AGE, "s", "Age of the oldest fact that is not delivered", self._delivery_age),
             (s.AUDIT_AGE, "s", "Time since the last audit", self._audit_age),
         ):
             meter.create_observable_gauge(name, [self._reading(read, None)], unit, description)
@@ -291,6 +299,19 @@ class Metrics:
     def _spill_size(source: Source, _: object) -> Iterable[Observation]:
         if source.spill_bytes is not None:
             yield Observation(source.spill_bytes(), {s.BACKEND_TYPE: source.backend})
+
+    @staticmethod
+    def _delivery_lag(source: Source, _: object) -> Iterable[Observation]:
+        backlog = None if source.backlog is None else source.backlog()
+        if backlog is not None:
+            yield Observation(backlog.records, {s.BACKEND_TYPE: source.backend})
+
+    def _delivery_age(self, source: Source, _: object) -> Iterable[Observation]:
+        backlog = None if source.backlog is None else source.backlog()
+        if backlog is not None:
+            oldest = backlog.oldest_unix_nano
+            age = 0.0 if oldest is None else max(self._clock() - oldest, 0) / _NANOS
+            yield Observation(age, {s.BACKEND_TYPE: source.backend})
 
     def _audit_age(self, source: Source, _: object) -> Iterable[Observation]:
         for system, moment in source.last_audits().items():

@@ -9,6 +9,7 @@ from typing import Any
 from papyra_otel.facts import Capabilities, Entry, Fact, FactKind, LogStats
 from papyra_otel.log import FactLog
 from papyra_otel.log.merge import Query
+from papyra_otel.log.outlet import OUTLET, Outlet
 from papyra_otel.log.retention import Retention
 from papyra_otel.pipeline.upkeep import error_type_of
 from papyra_otel.reports import Check, CompactionReport, ProgressCallback, RecoveryReport, ScanReport
@@ -140,6 +141,10 @@ class TimedLog(FactLog):
     def risks(self) -> tuple[Check, ...]:
         """See FactLog."""
         return self._log.risks()
+
+    def outlet(self, name: str = OUTLET) -> Outlet:
+        """See FactLog."""
+        return self._log.outlet(name)
 
     def adopt(self, facts: Sequence[Fact], /) -> None:
         """See FactLog."""

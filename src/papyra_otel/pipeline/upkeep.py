@@ -382,6 +382,7 @@ def error_type_of(error: Exception) -> str:
 def fact_of_mark(mark: Mark) -> Fact:
     """Return *mark* in the shape that is forwarded. It has no identity: it is stored only as the segment's own line."""
     attributes = {**mark.attributes, semconv.FACT_WRITER: mark.writer, semconv.FACT_SEQ: mark.seq}
+    attributes.pop(semconv.SEGMENT_RESOURCE, None)  # whoever forwards it says that anyway
     return Fact(
         kind=mark.kind,
         name=mark.name,

@@ -9,6 +9,8 @@ Segments of living writers are left alone, and no lock of theirs is ever waited 
 goes on. Which writers live is asked before it is worked out what is hidden, so nothing appended since can be in
 a segment that is taken for a dead one's.
 
+What is hidden and not delivered yet stays, with all that its writer wrote behind it, unless forced (``held``).
+
 When the disk is too full even for the record, the oldest segment that can go makes room: it is renamed to
 ``<name>.removing``, which stays as evidence until the record is written, and cut to nothing.
 """
@@ -31,9 +33,11 @@ from papyra_otel.log.codec import encode
 from papyra_otel.log.compaction import compacted_facts, refuse_wrong_clock
 from papyra_otel.log.cursor import Position
 from papyra_otel.log.explained import SeqRange
+from papyra_otel.log.file.checkpoint import Held, checkpoints
 from papyra_otel.log.file.cut import REWRITTEN, Cut, NotCut, cut_segment, shortened
 from papyra_otel.log.file.folder import LogFolder, StreamFolder
 from papyra_otel.log.file.fs import FileSystem, error_name
+from papyra_otel.log.file.held import HoldingBack
 from papyra_otel.log.file.layout import QUARANTINE, REMOVING, SegmentName, system_of_folder
 from papyra_otel.log.file.lines import lines_forward
 from papyra_otel.log.file.quarantine import FORMAT, KeptSegment, quarantine_lines, quarantine_name
@@ -42,7 +46,14 @@ from papyra_otel.log.file.replace import replace_file
 from papyra_otel.log.file.summary import opened
 from papyra_otel.log.merge import floors_of
 from papyra_otel.log.retention import KindRetention, Retention
-from papyra_otel.reports import CompactionReport, Progress, ProgressCallback, Skipped, StreamCompaction
+from papyra_otel.reports import (
+    CompactionReport,
+    GroupHold,
+    Progress,
+    ProgressCallback,
+    Skipped,
+    StreamCompaction,
+)
 
 __all__ = ["Record", "compact_log"]
 
@@ -80,8 +91,10 @@ def compact_log(
     begun = ticks()
     now = clock()
     with ExitStack() as locks:
+        held = [*checkpoints(folder.fs, folder.root)]
         systems = [
-            _System(folder, system_folder, limits, now) for system_folder in _locked_systems(folder, locks)
+            _System(folder, system_folder, limits, now, held, force=force)
+            for system_folder in _locked_systems(folder, locks)
         ]
         if not force:
             for system in systems:
@@ -96,6 +109,7 @@ def compact_log(
             skipped=tuple(skipped for system in systems for skipped in system.skipped),
             kept_in=tuple(sorted(place for system in systems for place in system.kept_in)),
             recorded=recorded,
+            groups=tuple(hold for system in systems for hold in system.holds()),
             duration_seconds=ticks() - begun,
         )
 
@@ -154,13 +168,25 @@ class _Stream:
 class _System:
     """One system's part of a compaction."""
 
-    def __init__(self, folder: LogFolder, system_folder: str, limits: Retention, now: int) -> None:
+    def __init__(
+        self,
+        folder: LogFolder,
+        system_folder: str,
+        limits: Retention,
+        now: int,
+        held: Sequence[Held],
+        *,
+        force: bool,
+    ) -> None:
         self._folder = folder
         self._fs: FileSystem = folder.fs
         self._name = system_folder
         self._limits = limits
         self._now = now
         self._system: str = system_of_folder(system_folder)
+        self._held = held
+        self._force = force
+        self._holding: dict[FactKind, HoldingBack] = {}
         self._seen: dict[tuple[FactKind, SegmentName, int | None], Cut | str] = {}
         self._renamed: set[str] = set()
         self._not_kept: list[Skipped] = []
@@ -267,8 +293,11 @@ class _System:
         place = stream.folder.place + "/"
         self.skipped = [each for each in self.skipped if not each.place.startswith(place)]
         stream.cuts = []
+        holding = self._holding[stream.folder.kind] = HoldingBack(self._held, self._system, force=self._force)
+        sources = {source.writer: source for source in self._sources(stream)}
         for writer, names in stream.names.items():
-            floor = stream.floors.get(stream.source_id(writer))
+            hidden = stream.floors.get(stream.source_id(writer))
+            floor = None if hidden is None else holding.floor(sources[writer], hidden)
             if floor is None:
                 continue
             cuts = list(self._cuts(stream, names, floor, read))
@@ -518,6 +547,11 @@ class _System:
         return True
 
     # --- reporting ------------------------------------------------------------------------------------
+
+    def holds(self) -> Iterator[GroupHold]:
+        """Yield what outlets needed of what is hidden."""
+        for holding in self._holding.values():
+            yield from holding.holds()
 
     def streams(self) -> Iterator[StreamCompaction]:
         """Yield what was, or would be, removed of each stream that has limits."""

@@ -21,6 +21,7 @@ from papyra_otel.log.file.reserve import RESERVE_BYTES
 from papyra_otel.log.file.writing import SEGMENT_BYTES_MAX, UNSYNCED_BYTES_MAX, FileWriting
 from papyra_otel.log.identity import Identities
 from papyra_otel.log.merge import Query, read_merged, stats_of
+from papyra_otel.log.outlet import OUTLET, Outlet, check_outlet_name
 from papyra_otel.log.retention import Retention, parse_retention
 from papyra_otel.reports import Check, CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 
@@ -196,6 +197,16 @@ class FileLog(FileWriting):
         from papyra_otel.log.file.preflight import preflight  # noqa: PLC0415
 
         return preflight(self._folder(), self._retention)
+
+    def outlet(self, name: str = OUTLET) -> Outlet:
+        """See FactLog. One process delivers at a time."""
+        from papyra_otel.log.file.outlet import FileOutlet  # noqa: PLC0415
+
+        return FileOutlet(self._folder(), check_outlet_name(name), self._open_sources, self._clock)
+
+    def _open_sources(self) -> list[FileSource]:
+        self._check_open()
+        return self._sources()
 
     def _record(
         self, facts: Sequence[Fact], make_room: Callable[[], bool] = lambda: False

@@ -5,6 +5,7 @@
                     quarantine/events-20261122T200245Z-9f2c41d07be3a815-000001-<digest>.ndjson
                     verified.json      what incremental scans need not read again
                     recovering.json    there while a recovery is not recorded yet
+    <root>/.delivery/                  how far outlets are, and what receivers refused (``outlet``)
     <root>/reserve                     space given up when the disk is full
     <root>/.doctor-<random>.tmp        tried by the doctor, for a moment
 
@@ -26,6 +27,7 @@ from papyra_otel.log.naming import folder_of_system, is_whole_name, system_of_fo
 from papyra_otel.payload import redact_url
 
 __all__ = [
+    "DELIVERY",
     "KIND_FOLDERS",
     "NOT_SYSTEMS",
     "PROBE",
@@ -42,6 +44,7 @@ __all__ = [
     "system_of_folder",
 ]
 
+DELIVERY = ".delivery"  # no system's folder begins with a point
 QUARANTINE = "quarantine"
 VERIFIED = "verified.json"
 RECOVERING = "recovering.json"

@@ -16,6 +16,7 @@ import hashlib
 import os
 import platform
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -52,8 +53,9 @@ class Memory:
 class SegmentStart:
     """What a segment begins with.
 
-    *previous* is the number of the writer's segment before that may hold facts, *predecessor* the digest
-    that one was sealed with. *folders* are those whose entries have to be forced for the segment to have a name.
+    *previous* is the number of the writer's segment before that may hold facts, *predecessor* the digest that one was
+    sealed with. *resource* is what the process calls itself (OTel resource attributes). *folders* are those whose
+    entries have to be forced for the segment to have a name.
     """
 
     folder: str
@@ -65,6 +67,7 @@ class SegmentStart:
     previous: int | None
     predecessor: str | None
     folders: tuple[str, ...]
+    resource: Mapping[str, object] | None = None
 
     def mark(self) -> Mark:
         """Return what the first line says."""
@@ -79,6 +82,8 @@ class SegmentStart:
             attributes[semconv.SEGMENT_PREVIOUS] = self.previous
         if self.predecessor is not None:
             attributes[semconv.SEGMENT_PREDECESSOR] = self.predecessor
+        if self.resource is not None:
+            attributes[semconv.SEGMENT_RESOURCE] = self.resource
         return self.marked(semconv.LOG_OPENED, self.first_seq, self.now_unix_nano, attributes)
 
     def marked(self, name: str, seq: int, now_unix_nano: int, attributes: dict[str, object]) -> Mark:

@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
@@ -25,6 +25,7 @@ from papyra_otel.log.file.reserve import RESERVE_BYTES, Reserve
 from papyra_otel.log.file.segment import Memory, NameTaken, Segment, SegmentStart
 from papyra_otel.log.file.stream import Stream, force_all, is_precious, seq_of
 from papyra_otel.log.identity import Identities
+from papyra_otel.log.outlet import small
 
 __all__ = ["SEGMENT_BYTES_MAX", "UNSYNCED_BYTES_MAX", "FileWriting"]
 
@@ -260,6 +261,7 @@ class FileWriting(FactLog):
                 previous=stream.previous,
                 predecessor=stream.digest,
                 folders=self._unforced_folders(stream, system_folder),
+                resource=self._resource(),
             )
             try:
                 segment = Segment(self._fs, start, self._memory if self._forces else None)
@@ -292,6 +294,15 @@ class FileWriting(FactLog):
             self._behind = self._behind or len(stream.ended) > _ENDED_MAX
         else:
             segment.close()
+
+    def _resource(self) -> Mapping[str, object] | None:
+        """Return what identifies this process to others; a segment is born without it rather than not at all."""
+        if self._options.resource is None:
+            return None
+        try:
+            return small(self._options.resource())
+        except Exception:  # it is the application's SDK that answers
+            return None
 
     def _tell(self, mark: Mark) -> None:
         if self._options.on_mark is not None:
