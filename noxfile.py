@@ -175,7 +175,9 @@ def otel(session: nox.Session, which: str) -> None:
     chosen = at_the_end(which, [r for r in needed if r.startswith("opentelemetry-")])
     newer_only = [] if which == "oldest" else group("declarative")
     session.install(*EDITABLE, *group("test"), *newer_only, *chosen)
-    session.run("pytest", *SIDE_BY_SIDE, *existing("tests/pipeline", "tests/e2e"), *session.posargs)
+    session.run(
+        "pytest", *SIDE_BY_SIDE, *existing("tests/pipeline", "tests/delivery", "tests/e2e"), *session.posargs
+    )
 
 
 @nox.session(python=NEWEST)

@@ -23,6 +23,7 @@ from papyra_otel.cli.facts import FACTS
 from papyra_otel.cli.recover import RECOVER
 from papyra_otel.cli.scan import SCAN
 from papyra_otel.cli.screen import Screen
+from papyra_otel.cli.ship import SHIP
 from papyra_otel.cli.stats import STATS
 from papyra_otel.cli.verb import Surroundings, Verb
 from papyra_otel.errors import PapyraOtelError
@@ -36,6 +37,7 @@ VERBS: Sequence[Verb] = (
     FACTS,
     RECOVER,
     SCAN,
+    SHIP,
     STATS,
 )
 

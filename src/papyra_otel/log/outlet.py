@@ -29,6 +29,7 @@ __all__ = [
     "Refusal",
     "check_outlet_name",
     "refusal_line",
+    "size_of",
     "small",
 ]
 
@@ -177,7 +178,7 @@ class Reading:
             passed += 1
             if wanted(last.fact):
                 items.append(make(last.fact))
-                size_bytes += _size_of(last.fact)
+                size_bytes += size_of(last.fact)
             if len(items) >= records_max or size_bytes >= bytes_max or passed >= _PASSED_MAX:
                 break
         else:
@@ -185,7 +186,7 @@ class Reading:
         return Batch(items, passed, after if last is None else last.cursor)
 
 
-def _size_of(fact: Fact) -> int:
+def size_of(fact: Fact) -> int:
     """Return about how many bytes *fact* takes on the wire: it only has to keep requests from growing large."""
     return _ABOUT_BYTES + sum(_length(value) for value in fact.attributes.values())
 

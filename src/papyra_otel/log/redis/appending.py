@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 
+import msgspec
 import redis
 
 from papyra_otel import semconv
@@ -22,6 +23,7 @@ from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log.codec import encode, encode_run
 from papyra_otel.log.contract import Lost, Mark
 from papyra_otel.log.identity import Identities
+from papyra_otel.log.outlet import small
 from papyra_otel.log.redis.address import Address, Durability
 from papyra_otel.log.redis.fence import field_of
 from papyra_otel.log.redis.keys import KINDS, Tag, index_key
@@ -85,6 +87,7 @@ class Appending:
         lost: Callable[[Lost], None],
         mark: Callable[[Mark], None] | None,
         clock: Callable[[], int],
+        resource: Callable[[], Mapping[str, object]] | None = None,
         recent_facts_max: int = RECENT_FACTS_MAX,
         recent_bytes_max: int = RECENT_BYTES_MAX,
     ) -> None:
@@ -94,6 +97,7 @@ class Appending:
         self._lost = lost
         self._mark = mark
         self._clock = clock
+        self._resource = resource
         self._recent_facts_max = recent_facts_max
         self._recent_bytes_max = recent_bytes_max
         self.after_fork_in_child()
@@ -288,7 +292,20 @@ class Appending:
             key = index_key(self._address.prefix)
             (reply,) = self._wire.send(key, [("SADD", key, writer.tag.name)])
             self._raise(reply)
+            self._introduce(writer)
             writer.listed = True
+
+    def _introduce(self, writer: _Writer) -> None:
+        """Say whose facts these are, for whoever delivers them. If that fails, facts are stored all the same."""
+        if self._resource is None:
+            return
+        try:
+            resource = small(self._resource())
+        except Exception:  # it is the application's SDK that answers
+            return
+        if resource is not None:
+            key = writer.tag.resources
+            self._wire.send(key, [("HSET", key, writer.id, msgspec.json.encode(resource))])
 
     def _learn(self, writer: _Writer, batch: dict[FactKind, list[_Numbered]], reply: Reply) -> None:
         for kind, fence in zip(KINDS, reply[1:4], strict=True):

@@ -5,6 +5,7 @@
     papyra:{<tag>}:dead_letters      ...
     papyra:{<tag>}:fence             a hash: <writer>-<kind> -> how far that writer came (``fence``)
     papyra:{<tag>}:meta              a hash: what is known about the streams (``meta``)
+    papyra:{<tag>}:resources       a hash: <writer> -> what its process calls itself (OTel resource attributes)
     papyra:{<tag>}:quarantine        a stream: damaged entries, moved there whole
     papyra:{<tag>}:quarantine:<what>:<n>    what had the name of a key of ours, and was something else
     papyra:systems                   a set: all tags
@@ -28,7 +29,8 @@ __all__ = ["KINDS", "EntryId", "Tag", "index_key", "is_own", "tag_of_key"]
 KINDS = tuple(FactKind)
 SEQUENCE_MAX = 2**63 - 1  # Redis allows 2**64 - 1; nobody adds that many entries in a millisecond
 _OWN = re.compile(
-    rf"(?:{'|'.join(kind.plural for kind in KINDS)}|fence|meta|quarantine(?::[a-z_]+:\d+)?)", re.ASCII
+    rf"(?:{'|'.join(kind.plural for kind in KINDS)}|fence|meta|resources|quarantine(?::[a-z_]+:\d+)?)",
+    re.ASCII,
 )
 _SHARD = re.compile(r"~s([1-9]\d{0,3})$")
 
@@ -116,6 +118,11 @@ class Tag:
     def meta(self) -> str:
         """The key of what is known about the streams."""
         return self.key("meta")
+
+    @property
+    def resources(self) -> str:
+        """The key of what the writers' processes call themselves."""
+        return self.key("resources")
 
     @property
     def quarantine(self) -> str:

@@ -18,6 +18,7 @@ from papyra_otel.log.contract import FactLog, LogOptions, Lost
 from papyra_otel.log.following import followed
 from papyra_otel.log.identity import Identities
 from papyra_otel.log.merge import Query, read_merged, stats_of
+from papyra_otel.log.outlet import OUTLET, Outlet, check_outlet_name
 from papyra_otel.log.redis.address import Address, parse_address
 from papyra_otel.log.redis.appending import Appending
 from papyra_otel.log.redis.arrivals import LISTEN_SECONDS_MAX, Arrivals
@@ -79,6 +80,7 @@ class RedisLog(FactLog):
             lost=self._options.on_lost or self._losses.append,
             mark=self._options.on_mark,
             clock=self._clock,
+            resource=self._options.resource,
         )
 
     @property
@@ -200,6 +202,14 @@ class RedisLog(FactLog):
         """
         self._check_open()
         return self._groups.claim(group, consumer, idle_seconds=idle_seconds, count=count)
+
+    def outlet(self, name: str = OUTLET) -> Outlet:
+        """See FactLog. It is a consumer group, so several processes may deliver, sharing the work."""
+        from papyra_otel.log.redis.outlet import RedisOutlet  # noqa: PLC0415 - who only writes never needs it
+
+        self._check_open()
+        group = f"papyra-otel-{check_outlet_name(name)}"
+        return RedisOutlet(self._address, self._wire, self._survey, self._groups, self._system, group)
 
     # --- looking after it ---------------------------------------------------------------------------
 

@@ -275,6 +275,8 @@ def forget_writers(headway: Headway, site: Site) -> None:
         some = empty[at : at + _FORGOTTEN_AT_ONCE]
         reply = headway.run("prune", [site.tag.fence, site.tag.meta], [FORGET_SECONDS * 1000, *some])
         gone.update(writer.decode() for writer in reply)
+    if gone:
+        headway.wire.send(site.tag.resources, [("HDEL", site.tag.resources, *sorted(gone))])
     lows = {(fence.writer, fence.kind): fence.low for fence in site.fence}
     holes = [(text, parse_range(text)) for text in site.meta.holes]
     past = [

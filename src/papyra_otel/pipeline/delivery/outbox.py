@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,8 @@ def new_deliverer(
     messages: bool = False,
     payload: bool = False,
     pace: Pace | None = None,
+    ticks: Callable[[], float] = time.monotonic,
+    wait: Callable[[float], bool] | None = None,
 ) -> Deliverer:
     """Return what delivers the facts of *log*. Raises NotSupported where a log has no outlet, ConfigError."""
     encoder = Encoder(scope, Resource.create(), payload=payload)
@@ -63,6 +66,8 @@ def new_deliverer(
         wanted=lambda fact: leaves(fact, messages=messages),
         told=told,
         pace=pace,
+        ticks=ticks,
+        wait=wait,
     )
 
 

@@ -92,6 +92,11 @@ class Shipper:
         self.refused: int = 0
         self.waiting: Sequence[Item] = ()
 
+    @property
+    def failing(self) -> bool:
+        """Whether the receiver did not take what it was sent last."""
+        return self._failures > 0
+
     def step(self) -> int | None:
         """Deliver one batch; return how many facts it had (0: there is nothing new), None if it is time to end.
 
