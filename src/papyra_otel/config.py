@@ -32,6 +32,7 @@ __all__ = [
     "SpanMode",
     "StartupMode",
     "WriteMode",
+    "resource_attributes",
 ]
 
 OTEL_PYTHON_PAPYRA_LOG: Final = "OTEL_PYTHON_PAPYRA_LOG"
@@ -353,12 +354,19 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
 _FIELDS = {name: f"{name}_seconds" if name.endswith(("_interval", "_timeout")) else name for name in _PARSERS}
 
 
+def resource_attributes(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the OTel resource attributes that *environ* (the process's by default) gives, as the SDK reads them."""
+    source = os.environ if environ is None else environ
+    found: dict[str, str] = {}
+    for pair in source.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, equals, value = pair.partition("=")
+        if key.strip() and equals:
+            found[key.strip()] = unquote(value.strip())
+    if name := source.get("OTEL_SERVICE_NAME", "").strip():
+        found["service.name"] = name
+    return found
+
+
 def _service_name(environ: Mapping[str, str]) -> str | None:
     """Return ``service.name`` as the OTel SDK would read it from the environment, or None."""
-    if name := environ.get("OTEL_SERVICE_NAME", "").strip():
-        return name
-    for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
-        key, _, value = pair.partition("=")
-        if key.strip() == "service.name" and value.strip():
-            return unquote(value.strip())
-    return None
+    return resource_attributes(environ).get("service.name") or None

@@ -35,14 +35,16 @@ from papyra_otel.pipeline.durations import DurationSampler
 from papyra_otel.pipeline.forward import Forwarder
 from papyra_otel.pipeline.gauges import RuntimeGauges
 from papyra_otel.pipeline.guard import Guard
+from papyra_otel.pipeline.limiter import Limiter
 from papyra_otel.pipeline.logger import FactLogger, FactLoggerProvider
 from papyra_otel.pipeline.metrics import Metrics, Source
 from papyra_otel.pipeline.otel import Scope
-from papyra_otel.pipeline.resource import own_scope, resource_reader
+from papyra_otel.pipeline.resource import own_scope, resource_now
 from papyra_otel.pipeline.scanner import Scanner
 from papyra_otel.pipeline.spill import Spill
 from papyra_otel.pipeline.timed import TimedLog
 from papyra_otel.pipeline.upkeep import Telling, Upkeep, fact_of_mark
+from papyra_otel.pipeline.worker import Worker
 from papyra_otel.pipeline.writer import Ended, FactWriter
 from papyra_otel.recorder import Recorder
 from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryReport, ScanReport
@@ -67,6 +69,7 @@ __all__ = [
 
 _logger = logging.getLogger("papyra_otel")
 
+TELL_SECONDS = 5.0  # how often it is looked whether hidden events are to be told
 RUNTIMES: Mapping[str, str] = {
     "papyra": "papyra_otel.runtimes.papyra:PapyraAdapter",
     "pykka": "papyra_otel.runtimes.pykka:PykkaAdapter",
@@ -95,6 +98,10 @@ class Recording:
         self._store: FactLogger | None = None
         self._spill: Spill | None = None
         self._outbox: Outbox | None = None
+        self._limiter = Limiter(self._counters, self._wake_teller)
+        self._teller = Worker(
+            "papyra-otel-limiter", _nothing, chore=self._tell_hidden, chore_seconds=TELL_SECONDS
+        )
         self._said_spilled = self._said_left = 0
         self._reachable = True
         if settings is not None and self.active:
@@ -169,7 +176,7 @@ class Recording:
             fsync=settings.fsync.value,
             on_mark=self._post_mark if live else None,
             on_lost=self._note_lost,
-            resource=resource_reader(),
+            resource=resource_now,
         )
         log = open_log(settings.log, retention=settings.retention, options=options)
         self._reachable = _prepared(log, settings)
@@ -191,6 +198,7 @@ class Recording:
             self._guard,
             system=_default_system(settings, "default"),
             forward=live,
+            limiter=self._limiter,
             forward_messages=settings.forward_messages,
             forward_payload=settings.forward_payload,
         )
@@ -255,6 +263,14 @@ class Recording:
     def _forward(self, fact: Fact) -> None:
         if self._forwarder is not None:
             self._forwarder.forward(fact, None)
+
+    def _wake_teller(self) -> None:
+        self._teller.wake()
+
+    def _tell_hidden(self, *, whole: bool = False) -> None:
+        """Forward how many events were hidden by the limiter, when their time is over or it is the end."""
+        for fact in self._limiter.summaries(whole=whole):
+            self._forward(fact)
 
     def _post_mark(self, mark: Mark) -> None:
         """Forward what a segment says of itself, but not here: the log is locked, and an actor may be waiting."""
@@ -402,6 +418,10 @@ class Recording:
 
     def _deliver(self) -> None:
         """Forward what was noted, while the application's provider is there."""
+        self._teller.stop()
+        with self._guard("limiter"):
+            self._tell_hidden(whole=True)
+        self._teller.reset()
         self._courier.stop()
         self._courier.run_waiting()
 
@@ -420,6 +440,8 @@ class Recording:
         """Go on as a new writer with counts from zero; the parent keeps what it had."""
         if self._log is not None:
             self._counters.reset()
+            self._limiter.reset()
+            self._teller.reset()
             self._writer.after_fork_in_child()
             self._auditor.after_fork_in_child()
             self._courier.after_fork_in_child()
@@ -429,6 +451,11 @@ class Recording:
                 self._scanner.after_fork_in_child()
             if self._outbox is not None:
                 self._outbox.after_fork_in_child()
+
+
+def _nothing() -> bool:
+    """Do what a worker does that has only a chore."""
+    return True
 
 
 class _Nowhere:

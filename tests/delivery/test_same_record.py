@@ -23,7 +23,7 @@ from papyra_otel.pipeline.delivery.encoding import Encoder
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.pipeline.logger import FactLoggerProvider
 from papyra_otel.pipeline.otel import Scope, context_of
-from papyra_otel.pipeline.resource import resource_reader
+from papyra_otel.pipeline.resource import resource_now
 from papyra_otel.pipeline.writer import FactWriter
 
 ATTRIBUTES = [
@@ -50,7 +50,7 @@ def test_what_is_forwarded_live_is_what_is_delivered_from_the_log(tmp_path, monk
     _logs.set_logger_provider(provider)
     url = f"file:{tmp_path}/facts"
     counters = Counters()
-    with papyra_otel.log.open_log(url, options=LogOptions(fsync="never", resource=resource_reader())) as log:
+    with papyra_otel.log.open_log(url, options=LogOptions(fsync="never", resource=resource_now)) as log:
         writer = FactWriter(log, counters, background=False)
         logger = FactLoggerProvider(
             writer, counters, Guard(counters), system="orders", forward_messages=True, forward_payload=payload

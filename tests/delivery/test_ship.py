@@ -46,7 +46,8 @@ def ship(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
             code = main(["ship", *argv], ticks=clock.ticks, wait=clock.wait)
         except SystemExit as end:
             code = int(end.code or 0)
-        return code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return code, out if "--json" in argv else " ".join(out.split()), err
 
     return call
 

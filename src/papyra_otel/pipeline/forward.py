@@ -12,6 +12,7 @@ import time
 from papyra_otel import semconv
 from papyra_otel.facts import Fact
 from papyra_otel.pipeline.counters import Counters
+from papyra_otel.pipeline.limiter import Limiter
 from papyra_otel.pipeline.otel import (
     Context,
     LogRecord,
@@ -38,15 +39,22 @@ _busy = _Busy()
 class Forwarder:
     """Hands facts to the application's provider as live OTel log records, in the caller's thread.
 
-    *messages*: also ``message.processed`` facts; *payload*: also message payloads. Both off by default:
-    nothing bulky or private leaves the machine unasked.
+    *limiter* keeps storms of like events back. *messages*: also ``message.processed`` facts; *payload*: also message
+    payloads. Both off by default: nothing bulky or private leaves the machine unasked.
     """
 
     def __init__(
-        self, counters: Counters, scope: Scope, *, messages: bool = False, payload: bool = False
+        self,
+        counters: Counters,
+        scope: Scope,
+        *,
+        limiter: Limiter | None = None,
+        messages: bool = False,
+        payload: bool = False,
     ) -> None:
         self._counters = counters
         self._scope = scope
+        self._limiter = limiter
         self._messages = messages
         self._payload = payload
         self._provider: object = None
@@ -64,6 +72,8 @@ class Forwarder:
             return
         if _busy.forwarding:  # a processor of the application made this fact: no circles
             self._counters.add(semconv.EVENT_SUPPRESSED, ("reentrant",))
+            return
+        if self._limiter is not None and not self._limiter.passes(fact):
             return
         _busy.forwarding = True
         try:

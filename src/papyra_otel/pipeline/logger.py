@@ -16,6 +16,7 @@ from papyra_otel.payload import describe_exception, jsonable
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.forward import Forwarder
 from papyra_otel.pipeline.guard import Guard
+from papyra_otel.pipeline.limiter import Limiter
 from papyra_otel.pipeline.otel import (
     Context,
     LogRecord,
@@ -132,7 +133,7 @@ class FactLogger(OtelLogger):
 
 
 class FactLoggerProvider(OtelLoggerProvider):
-    """Gives out fact loggers that share one writer. *system* is for events that name none."""
+    """Gives out fact loggers that share one writer, and one *limiter*. *system* is for events that name none."""
 
     def __init__(
         self,
@@ -142,6 +143,7 @@ class FactLoggerProvider(OtelLoggerProvider):
         *,
         system: str,
         forward: bool = True,
+        limiter: Limiter | None = None,
         forward_messages: bool = False,
         forward_payload: bool = False,
     ) -> None:
@@ -150,6 +152,7 @@ class FactLoggerProvider(OtelLoggerProvider):
         self._guard = guard
         self._system = system
         self._forward = forward
+        self._limiter = limiter
         self._forward_messages = forward_messages
         self._forward_payload = forward_payload
 
@@ -164,7 +167,13 @@ class FactLoggerProvider(OtelLoggerProvider):
         del attributes
         scope = Scope(name, version, schema_url)
         forwarder = (
-            Forwarder(self._counters, scope, messages=self._forward_messages, payload=self._forward_payload)
+            Forwarder(
+                self._counters,
+                scope,
+                limiter=self._limiter,
+                messages=self._forward_messages,
+                payload=self._forward_payload,
+            )
             if self._forward
             else None
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-from opentelemetry.sdk.resources import Resource
+from collections.abc import Mapping
+from typing import Any, cast
 
 from papyra_otel import semconv
+from papyra_otel.config import resource_attributes
 from papyra_otel.pipeline.otel import Scope, current_provider
 
-__all__ = ["own_scope", "resource_reader"]
+__all__ = ["own_scope", "resource_now"]
 
 
 def own_scope() -> Scope:
@@ -23,17 +23,16 @@ def own_scope() -> Scope:
     return Scope(semconv.SCOPE_NAME, known, semconv.SCHEMA_URL)
 
 
-def resource_reader() -> Callable[[], Mapping[str, object]]:
-    """Return a function that tells the resource attributes of the application's provider of that moment.
+def resource_now() -> Mapping[str, object]:
+    """Return the resource attributes of the application's provider of this moment. Quick, and without the SDK.
 
-    Without one (or with one that is not the SDK's) they are what the SDK makes of the environment now, which may take
-    a while: it asks detectors. The function itself is quick.
+    Where there is no provider yet, or it tells no resource, they are what the environment says.
     """
-    otherwise = Resource.create()
-
-    def read() -> Mapping[str, object]:
-        provider = current_provider()
-        resource = getattr(provider, "resource", None) or getattr(provider, "_resource", None)
-        return (resource if isinstance(resource, Resource) else otherwise).attributes
-
-    return read
+    provider = current_provider()
+    resource = getattr(provider, "resource", None) or getattr(provider, "_resource", None)
+    attributes: Any = getattr(resource, "attributes", None)
+    return (
+        cast("Mapping[str, object]", attributes)
+        if isinstance(attributes, Mapping)
+        else dict(resource_attributes())
+    )

@@ -10,6 +10,7 @@ from typing import Any
 from opentelemetry.sdk.resources import Resource
 
 from papyra_otel import semconv
+from papyra_otel.config import resource_attributes
 from papyra_otel.errors import PapyraOtelError
 from papyra_otel.log import FactLog
 from papyra_otel.log.outlet import OUTLET, Backlog
@@ -55,7 +56,7 @@ def new_deliverer(
     wait: Callable[[float], bool] | None = None,
 ) -> Deliverer:
     """Return what delivers the facts of *log*. Raises NotSupported where a log has no outlet, ConfigError."""
-    encoder = Encoder(scope, Resource.create(), payload=payload)
+    encoder = Encoder(scope, Resource({**resource_attributes()}), payload=payload)
     return Deliverer(
         log.outlet(outlet),
         client,
