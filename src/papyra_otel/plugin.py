@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from papyra_otel import ends, semconv
@@ -50,6 +49,7 @@ from papyra_otel.recorder import Recorder
 from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 from papyra_otel.runtimes.adapter import Adapter, RuntimeCapabilities
 from papyra_otel.runtimes.auditor import Auditor
+from papyra_otel.runtimes.known import RUNTIMES, adapter_class, known_runtimes
 from papyra_otel.saying import say
 
 if TYPE_CHECKING:
@@ -70,10 +70,6 @@ __all__ = [
 _logger = logging.getLogger("papyra_otel")
 
 TELL_SECONDS = 5.0  # how often it is looked whether hidden events are to be told
-RUNTIMES: Mapping[str, str] = {
-    "papyra": "papyra_otel.runtimes.papyra:PapyraAdapter",
-    "pykka": "papyra_otel.runtimes.pykka:PykkaAdapter",
-}
 
 
 class Recording:
@@ -343,9 +339,10 @@ class Recording:
         """Instrument *runtime*; say whether it is installed here. Twice is once."""
         if runtime in self._adapters or not self.active or self.settings is None:
             return True
-        module, name = RUNTIMES[runtime].split(":")
-        adapter_class: Callable[..., Adapter] = getattr(import_module(module), name)
-        adapter = adapter_class(self.recorder, self._guard, self._system_for(runtime, self.settings))
+        made = adapter_class(runtime)
+        if made is None:
+            return False
+        adapter = made(self.recorder, self._guard, self._system_for(runtime, self.settings))
         try:
             adapter.install()
         except ModuleNotFoundError:
@@ -496,11 +493,14 @@ def enable(
     with _lock:
         overrides = {"log": log, "system": system, **settings}
         recording = _obtain(overrides)
-        for runtime in (
-            RUNTIMES if runtimes is None else [runtimes] if isinstance(runtimes, str) else runtimes
-        ):
-            if runtime not in RUNTIMES:
-                say(f"there is no adapter for the runtime {runtime!r}; known are {', '.join(RUNTIMES)}.")
+        wanted = (
+            known_runtimes() if runtimes is None else [runtimes] if isinstance(runtimes, str) else runtimes
+        )
+        for runtime in wanted:
+            if runtime not in RUNTIMES and runtime not in known_runtimes():
+                say(
+                    f"there is no adapter for the runtime {runtime!r}; known are {', '.join(known_runtimes())}."
+                )
                 continue
             _guarded_instrument(recording, runtime)
         return recording

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -10,7 +11,9 @@ from typing import Protocol
 from papyra_otel.pipeline.gauges import RuntimeGauges
 from papyra_otel.recorder import AuditSnapshot
 
-__all__ = ["CAPABILITIES", "Ability", "Adapter", "RuntimeCapabilities"]
+__all__ = ["CAPABILITIES", "Ability", "Adapter", "RuntimeCapabilities", "supported", "warn_of_missing"]
+
+_logger = logging.getLogger("papyra_otel")
 
 
 class Ability(str, Enum):
@@ -46,6 +49,37 @@ class RuntimeCapabilities:
     def unsupported(self) -> tuple[str, ...]:
         """Return the names of what this runtime cannot tell, for audits and reports."""
         return tuple(ability.value for ability in CAPABILITIES if ability not in self.able)
+
+
+def supported(
+    runtime: str,
+    needs: Mapping[Ability, Collection[str]],
+    *,
+    missing: Collection[str] = (),
+    notes: Mapping[Ability, str] | None = None,
+) -> RuntimeCapabilities:
+    """Return what *runtime* can tell, given the names that each ability *needs* and those that are *missing*.
+
+    An ability that is not in *needs* cannot be told at all; *notes* should say why.
+    """
+    lost = {ability: sorted(set(names) & set(missing)) for ability, names in needs.items()}
+    told = {a: f"this {runtime} has no {', '.join(names)}" for a, names in lost.items() if names}
+    able = frozenset(ability for ability, names in lost.items() if not names)
+    return RuntimeCapabilities(runtime=runtime, able=able, notes={**(notes or {}), **told})
+
+
+def warn_of_missing(
+    capabilities: RuntimeCapabilities, needs: Collection[Ability], missing: Collection[str]
+) -> None:
+    """Say once, in the log of the application, which names are *missing* and what is not recorded for want of them."""
+    if missing:
+        lost = [a.value for a in CAPABILITIES if a in needs and a not in capabilities.able]
+        _logger.warning(
+            "papyra_otel: this %s has no %s; not recorded: %s",
+            capabilities.runtime,
+            ", ".join(sorted(missing)),
+            "; ".join(lost) or "nothing is lost",
+        )
 
 
 class Adapter(Protocol):

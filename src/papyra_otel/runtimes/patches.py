@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Patches"]
+__all__ = ["Patches", "own"]
 
 
 class Patches:
@@ -25,7 +25,7 @@ class Patches:
 
         Class and static methods stay what they are. Name, docstring and signature are kept.
         """
-        raw = _own(owner, name)
+        raw = own(owner, name)
         if raw is None:
             self.missing.append(f"{getattr(owner, '__name__', owner)}.{name}")
             return False
@@ -39,7 +39,7 @@ class Patches:
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> bool:
         """Replace attribute *name* of *owner*, whatever it is, by ``make(original)`` as it comes; say as ``wrap``."""
-        raw = _own(owner, name)
+        raw = own(owner, name)
         if raw is None:
             self.missing.append(f"{getattr(owner, '__name__', owner)}.{name}")
             return False
@@ -52,7 +52,7 @@ class Patches:
         """Put back what is still ours. Where somebody wrapped our wrapper, theirs stays and ours lies idle."""
         while self._undo:
             owner, name, raw, installed = self._undo.pop()
-            if _own(owner, name) is installed:
+            if own(owner, name) is installed:
                 setattr(owner, name, raw)
         self.missing.clear()
 
@@ -65,7 +65,7 @@ def _binding_of(raw: object) -> Callable[[Any], Any] | None:
     return None
 
 
-def _own(owner: Any, name: str) -> Any:
+def own(owner: Any, name: str) -> Any:
     """Return what *owner* itself, not a class above it, holds under *name*, or None."""
     held: Mapping[str, Any] = owner.__dict__
     return held.get(name)

@@ -145,6 +145,8 @@ class PykkaAdapter(Senders):
 
     def gauges(self) -> Iterable[RuntimeGauges]:
         """Return what the registry and the running handlers show. Waits for nobody, as ``audits``."""
+        if not self._on:
+            return ()
         refs: list[Any] = list(getattr(self._registry, ACTOR_REFS, None) or ())
         depths: dict[str, list[int]] = {}
         dead = 0

@@ -15,7 +15,7 @@ from contextvars import Token
 from typing import Final
 
 from opentelemetry import context as otel
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 
@@ -37,11 +37,15 @@ def sender_context() -> Context | None:
 def inject(carrier: dict[str, str], context: Context | None) -> None:
     """Write *context* into *carrier* as the application's propagators do, for a message to another process."""
     if context is not None:
+        from opentelemetry import propagate  # noqa: PLC0415 - looks for propagators when it is imported
+
         propagate.inject(carrier, context)
 
 
 def context_from(carrier: Mapping[str, str]) -> Context | None:
     """Return the context that *carrier* brought, None if it brought no trace."""
+    from opentelemetry import propagate  # noqa: PLC0415 - looks for propagators when it is imported
+
     context = propagate.extract(carrier, _EMPTY)
     return context if trace.get_current_span(context).get_span_context().is_valid else None
 
