@@ -157,14 +157,15 @@ def integrity(session: nox.Session) -> None:
 
 
 @nox.session(python=NEWEST)
-@nox.parametrize("runtime", [nox.param(runtime, id=runtime) for runtime in ("papyra", "pykka")])
+@nox.parametrize("runtime", [nox.param(runtime, id=runtime) for runtime in ("dramatiq", "papyra", "pykka")])
 @BOTH_ENDS
 def runtimes(session: nox.Session, runtime: str, which: str) -> None:
     """Test each adapter on its real runtime, at both ends of the supported range."""
     supported = PYPROJECT["project"]["optional-dependencies"]["instruments-any"]
     chosen = at_the_end(which, [r for r in supported if r.startswith(runtime)])
     session.install(*EDITABLE, *group("test"), *chosen)
-    session.run("pytest", f"tests/runtimes/test_{runtime}.py", *session.posargs)
+    of_runtime = sorted(map(str, Path("tests/runtimes").glob(f"test_{runtime}*.py")))
+    session.run("pytest", *of_runtime, *session.posargs)
 
 
 @nox.session(python=NEWEST)

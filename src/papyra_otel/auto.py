@@ -16,7 +16,14 @@ from papyra_otel import plugin
 from papyra_otel.pipeline.exporter import FactExporter
 from papyra_otel.pipeline.logger import FactLogger
 
-__all__ = ["FactLogExporter", "PapyraInstrumentor", "PykkaInstrumentor", "RecordingConfiguration"]
+__all__ = [
+    "INSTRUMENTORS",
+    "DramatiqInstrumentor",
+    "FactLogExporter",
+    "PapyraInstrumentor",
+    "PykkaInstrumentor",
+    "RecordingConfiguration",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +85,13 @@ class _RuntimeInstrumentor(BaseInstrumentor):  # type: ignore[misc] # untyped up
         plugin.uninstrument(self.runtime)
 
 
+class DramatiqInstrumentor(_RuntimeInstrumentor):
+    """dramatiq."""
+
+    runtime = "dramatiq"
+    requirement = "dramatiq >= 1.17"
+
+
 class PapyraInstrumentor(_RuntimeInstrumentor):
     """papyra."""
 
@@ -90,6 +104,13 @@ class PykkaInstrumentor(_RuntimeInstrumentor):
 
     runtime = "pykka"
     requirement = "pykka >= 4.0"
+
+
+INSTRUMENTORS: tuple[type[_RuntimeInstrumentor], ...] = (
+    PapyraInstrumentor,
+    PykkaInstrumentor,
+    DramatiqInstrumentor,
+)
 
 
 class FactLogExporter(FactExporter):

@@ -64,6 +64,9 @@ class AuditSnapshot:
     unsupported: Sequence[str] = field(default=())
 
 
+_BAD_OUTCOMES = frozenset(
+    {"restart_limit_exceeded", "restart_failed", "retries_exhausted", "retry_failed", "lost"}
+)
 _REGISTRY_NAMES_MAX = 20
 _MAILBOX_TOP_MAX = 10
 
@@ -122,6 +125,10 @@ class Recorder:
     def system_stopped(self, system: str, *, runtime: str) -> None:
         """Record that the runtime is down."""
         self._event(s.SYSTEM_STOPPED, "INFO", {s.SYSTEM_ID: system, s.RUNTIME_NAME: runtime})
+
+    def declared(self, actor: Actor, *, mailbox: str | None = None) -> None:
+        """Record that *actor* is known here by its name; *mailbox* is the queue that its messages go to."""
+        self._event(s.ACTOR_DECLARED, "INFO", _about(actor, {s.MAILBOX_NAME: mailbox}))
 
     def started(self, actor: Actor, *, incarnation: int | None = None) -> None:
         """Record that *actor* is ready for messages. *incarnation* counts its restarts, from 0."""
@@ -189,7 +196,7 @@ class Recorder:
         """Record what was decided about the failed *actor*, by whom, and what came of it."""
         key = (actor.system, self._capped_actor_type(actor.type), directive, source, outcome)
         self._counters.add(s.SUPERVISION_DECISIONS, key)
-        severity = "ERROR" if outcome in {"restart_limit_exceeded", "restart_failed"} else "WARN"
+        severity = "ERROR" if outcome in _BAD_OUTCOMES else "WARN"
         detail = {
             s.SUPERVISION_DIRECTIVE: directive,
             s.SUPERVISION_SOURCE: source,

@@ -159,8 +159,8 @@ def test_a_log_in_memory_is_a_warning(run: Run) -> None:
     ("installed", "status", "said"),
     [
         ({"papyra": "0.3.0", "pykka": "4.5.0"}, "ok", "papyra 0.3.0, pykka 4.5.0"),
-        ({"pykka": "4.0rc1"}, "ok", "pykka 4.0rc1"),
-        ({}, "warn", "neither papyra nor pykka is installed"),
+        ({"pykka": "4.0rc1", "dramatiq": "1.17.0"}, "ok", "pykka 4.0rc1, dramatiq 1.17.0"),
+        ({}, "warn", "none of papyra, pykka, dramatiq is installed"),
     ],
 )
 def test_runtimes_that_are_found(

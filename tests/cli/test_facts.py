@@ -329,6 +329,18 @@ def test_any_attributes_can_be_shown(name: str, kind: FactKind, attributes: dict
             "restart → restarted, restarts 1 of 3 in 1min, by policy",
         ),
         (
+            "papyra.supervision.decided",
+            {
+                "papyra.supervision.directive": "give_up",
+                "papyra.supervision.source": "policy",
+                "papyra.supervision.outcome": "retries_exhausted",
+                "papyra.supervision.restart.count": 3,
+                "papyra.supervision.restart.limit": 3,
+            },
+            "give_up → retries_exhausted, retries 3 of 3, by policy",
+        ),
+        ("papyra.actor.declared", {"papyra.mailbox.name": "default"}, "queue default"),
+        (
             "papyra.message.processed",
             {
                 "papyra.message.kind": "ask",

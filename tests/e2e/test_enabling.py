@@ -199,7 +199,9 @@ def test_an_unknown_runtime_is_told_and_the_others_are_recorded(
     one_actor()
     assert starts(tmp_path / "facts") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "papyra-otel: there is no adapter for the runtime 'pyka'; known are papyra, pykka."
+    assert (
+        line == "papyra-otel: there is no adapter for the runtime 'pyka'; known are papyra, pykka, dramatiq."
+    )
 
 
 @pytest.mark.slow

@@ -815,6 +815,7 @@ def test_capabilities_say_what_pykka_cannot_tell(adapter: PykkaAdapter) -> None:
         Ability.SYSTEM.value,
         Ability.RESTARTED.value,
         Ability.DECIDED.value,
+        Ability.GIVEN_UP.value,
     }
     for ability in set(Ability) - capabilities.able:
         assert capabilities.notes[ability]

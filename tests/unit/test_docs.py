@@ -11,6 +11,7 @@ from papyra_otel import Recorder, config
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.runtimes.adapter import CAPABILITIES
+from papyra_otel.runtimes.dramatiq import DramatiqAdapter
 from papyra_otel.runtimes.papyra import PapyraAdapter
 from papyra_otel.runtimes.pykka import PykkaAdapter
 
@@ -27,7 +28,7 @@ def table_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-@pytest.mark.parametrize(("column", "adapter"), [(1, PapyraAdapter), (2, PykkaAdapter)])
+@pytest.mark.parametrize(("column", "adapter"), [(1, PapyraAdapter), (2, PykkaAdapter), (3, DramatiqAdapter)])
 def test_the_table_of_runtimes_is_what_the_adapters_can(column, adapter):
     counters = Counters()
     made = adapter(Recorder(Nowhere(), counters), Guard(counters), "s")

@@ -48,6 +48,11 @@ def test_started(recorder, emitted):
     assert one(emitted) == ("papyra.actor.started", "INFO", {**ABOUT, "papyra.actor.incarnation": 0})
 
 
+def test_declared(recorder, emitted):
+    recorder.declared(WORKER, mailbox="default")
+    assert one(emitted) == ("papyra.actor.declared", "INFO", {**ABOUT, "papyra.mailbox.name": "default"})
+
+
 def test_what_is_not_known_is_left_out(recorder, emitted):
     recorder.started(Actor(system="orders", type="T", address="a"))
     assert one(emitted)[2] == {
@@ -91,6 +96,11 @@ def test_restarted(recorder, emitted):
         ("restart_limit_exceeded", "ERROR"),
         ("restart_failed", "ERROR"),
         ("stopped", "WARN"),
+        ("retried", "WARN"),
+        ("rejected", "WARN"),
+        ("retries_exhausted", "ERROR"),
+        ("retry_failed", "ERROR"),
+        ("lost", "ERROR"),
     ],
 )
 def test_decided(recorder, emitted, outcome, severity):

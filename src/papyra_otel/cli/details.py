@@ -18,6 +18,7 @@ __all__ = ["actor_text", "detail_text", "name_text"]
 
 _PREFIX = "papyra."
 _URN = "urn:uuid:"
+_OF_A_MESSAGE = ("retry", "give_up", "reject")
 
 
 def name_text(fact: Fact) -> str:
@@ -106,11 +107,16 @@ def _restarted(a: _Attributes) -> str:
     return a.text(s.ACTOR_INCARNATION, "incarnation ")
 
 
+def _declared(a: _Attributes) -> str:
+    return a.text(s.MAILBOX_NAME, "queue ")
+
+
 def _decided(a: _Attributes) -> str:
+    counted = "retries " if a.values.get(s.SUPERVISION_DIRECTIVE) in _OF_A_MESSAGE else "restarts "
     limit = a.text(s.RESTART_LIMIT, " of ") + a.time(s.RESTART_WINDOW, " in ")
     return _joined(
         a.text(s.SUPERVISION_DIRECTIVE) + a.text(s.SUPERVISION_OUTCOME, " → "),
-        a.text(s.RESTART_COUNT, "restarts ", limit),
+        a.text(s.RESTART_COUNT, counted, limit),
         a.text(s.SUPERVISION_SOURCE, "by "),
     )
 
@@ -177,6 +183,7 @@ def _compacted(a: _Attributes) -> str:
 _DETAILS: Mapping[str, Callable[[_Attributes], str]] = {
     s.SYSTEM_STARTED: _runtime,
     s.SYSTEM_STOPPED: _runtime,
+    s.ACTOR_DECLARED: _declared,
     s.ACTOR_STARTED: _started,
     s.ACTOR_STOPPED: _stopped,
     s.ACTOR_EXCEPTION: _exception,

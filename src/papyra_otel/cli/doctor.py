@@ -134,7 +134,7 @@ def _settings_check(chosen: _Chosen) -> Check:
 
 
 def _software_checks() -> Iterator[Check]:
-    from papyra_otel.auto import PapyraInstrumentor, PykkaInstrumentor  # noqa: PLC0415 - takes a while to import
+    from papyra_otel.auto import INSTRUMENTORS  # noqa: PLC0415 - takes a while to import
 
     yield Check(
         name="software",
@@ -142,7 +142,7 @@ def _software_checks() -> Iterator[Check]:
         detail=f"papyra-otel {_version('papyra-otel')}, Python {platform.python_version()}",
     )
     found: list[str] = []
-    for instrumentor in (PapyraInstrumentor, PykkaInstrumentor):
+    for instrumentor in INSTRUMENTORS:
         installed = _version(instrumentor.runtime)
         if installed is None:
             continue
@@ -164,7 +164,7 @@ def _software_checks() -> Iterator[Check]:
             name="runtimes",
             ok=False,
             severity="WARN",
-            detail="neither papyra nor pykka is installed",
+            detail=f"none of {', '.join(each.runtime for each in INSTRUMENTORS)} is installed",
             remedy=remedy,
         )
     yield _otel_check()

@@ -28,6 +28,7 @@ _KINDS = {text: kind for kind in FactKind for text in (kind.value, kind.plural)}
 _OWN_NAMES = {
     semconv.SYSTEM_STARTED,
     semconv.SYSTEM_STOPPED,
+    semconv.ACTOR_DECLARED,
     semconv.ACTOR_STARTED,
     semconv.ACTOR_STOPPED,
     semconv.ACTOR_EXCEPTION,

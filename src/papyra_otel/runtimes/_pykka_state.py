@@ -60,6 +60,7 @@ NOTES: Final[dict[Ability, str]] = {
     Ability.CRASHED: "a failed ask goes to its caller and is told as a processed message with an error",
     Ability.UNDRAINED: "only from an inbox whose get can be replaced on the instance, as pykka's own can",
     Ability.UNHANDLED: "where the handler calls super().on_receive or there is none; also told as processed",
+    Ability.GIVEN_UP: "pykka gives each message to its actor once",
     Ability.MAILBOX_DEPTH: "of inboxes that have qsize(), as pykka's own have",
 }
 

@@ -28,6 +28,7 @@ class Ability(str, Enum):
     DEAD_TARGET = "dead letter: dead or unknown target"
     UNDRAINED = "dead letter: left in a mailbox"
     UNHANDLED = "dead letter: unhandled"
+    GIVEN_UP = "dead letter: retries exhausted, expired, rejected or lost"
     AUDIT = "audit"
     MAILBOX_DEPTH = "mailbox depth"
     ASK_TIMED_OUT = "ask timed out"

@@ -14,6 +14,7 @@ ENTRY_POINT_GROUP: Final = "papyra_otel.runtime"
 RUNTIMES: Final[Mapping[str, str]] = {
     "papyra": "papyra_otel.runtimes.papyra:PapyraAdapter",
     "pykka": "papyra_otel.runtimes.pykka:PykkaAdapter",
+    "dramatiq": "papyra_otel.runtimes.dramatiq:DramatiqAdapter",
 }
 
 

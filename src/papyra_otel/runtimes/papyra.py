@@ -29,6 +29,7 @@ __all__ = ["PapyraAdapter"]
 _logger = logging.getLogger("papyra_otel")
 
 _UNHANDLED = "papyra hands every message to receive(); one it does not know is a crash there"
+_GIVEN_UP = "papyra gives each message to its actor once"
 _FIELDS = ("alive", "stopping", "restarting", "actor", "address", "mailbox", "name", "parent", "rid")
 _ATTRIBUTES = ("_actors", "_by_id", "_closed", "_registry", "_tg")
 _RUNTIME = tuple(f"_ActorRuntime.{name}" for name in _FIELDS)
@@ -93,7 +94,7 @@ class PapyraAdapter:
 
     def capabilities(self) -> RuntimeCapabilities:
         """Return what can be told; after ``install`` it knows which of papyra's private names are gone."""
-        notes = {Ability.UNHANDLED: _UNHANDLED}
+        notes = {Ability.UNHANDLED: _UNHANDLED, Ability.GIVEN_UP: _GIVEN_UP}
         for ability in CAPABILITIES:
             if gone := [name for name in _NEEDS.get(ability, ()) if name in self._missing]:
                 notes[ability] = f"this papyra has no {', '.join(gone)}"

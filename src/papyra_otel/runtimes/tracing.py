@@ -61,9 +61,13 @@ class Handling:
 
 
 class Tracing:
-    """Begins and ends the handling of messages of one runtime; *mode* says when that is a span."""
+    """Begins and ends the handling of messages of one runtime; *mode* says when that is a span.
 
-    def __init__(self, mode: SpanMode, runtime: str) -> None:
+    *told* is the kind of message that nobody waits for.
+    """
+
+    def __init__(self, mode: SpanMode, runtime: str, *, told: str = "tell") -> None:
+        self._told = told
         self._mode = mode
         self._runtime = runtime
 
@@ -109,17 +113,18 @@ class Tracing:
             s.ACTOR_TYPE: actor.type,
             s.ACTOR_ADDRESS: actor.address,
             s.MESSAGE_TYPE: qualified_name(type(message)),
-            s.MESSAGE_KIND: "ask" if asked else "tell",
+            s.MESSAGE_KIND: "ask" if asked else self._told,
             s.MESSAGING_SYSTEM: self._runtime,
             s.MESSAGING_OPERATION_TYPE: _OPERATION,
             s.MESSAGING_OPERATION_NAME: _OPERATION,
             s.MESSAGING_DESTINATION: actor.type,
         }
         linked = sender.is_valid and not asked
-        return tracer.start_span(
+        span = tracer.start_span(
             f"{_OPERATION} {actor.type}",
             context=_EMPTY if linked else context,
             kind=SpanKind.CONSUMER,
             attributes=attributes,
             links=[Link(sender)] if linked else None,
         )
+        return span if span.get_span_context().is_valid else None  # without an SDK there are no new spans
