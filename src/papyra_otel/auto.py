@@ -45,6 +45,7 @@ class RecordingConfiguration:
     spans: str | None = None
     group: str | None = None
     exit_timeout: str | float | None = None
+    metrics_socket: bool | None = None
     audit_interval: str | float | None = None
     scan_interval: str | float | None = None
 

@@ -50,6 +50,7 @@ OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD: Final = "OTEL_PYTHON_PAPYRA_FORWARD_PAYLOAD"
 OTEL_PYTHON_PAPYRA_SPANS: Final = "OTEL_PYTHON_PAPYRA_SPANS"
 OTEL_PYTHON_PAPYRA_GROUP: Final = "OTEL_PYTHON_PAPYRA_GROUP"
 OTEL_PYTHON_PAPYRA_EXIT_TIMEOUT: Final = "OTEL_PYTHON_PAPYRA_EXIT_TIMEOUT"
+OTEL_PYTHON_PAPYRA_METRICS_SOCKET: Final = "OTEL_PYTHON_PAPYRA_METRICS_SOCKET"
 OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL: Final = "OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL"
 OTEL_PYTHON_PAPYRA_SCAN_INTERVAL: Final = "OTEL_PYTHON_PAPYRA_SCAN_INTERVAL"
 
@@ -185,7 +186,7 @@ class Settings:
     *log* is a log URL. *system* names the actor system where it has no id of its own, and overrides it
     where it has. *write* None leaves it to the log. *spill* is the absolute path of a folder, None means off. Intervals
     in seconds; *scan_interval_seconds* None means off. *exit_timeout_seconds* bounds how long a receiver that does not
-    answer can delay the end of the process.
+    answer can delay the end of the process. *metrics_socket*: let ``papyra-otel metrics`` ask this process.
     """
 
     log: str = "file:papyra-facts"
@@ -203,6 +204,7 @@ class Settings:
     spans: SpanMode = SpanMode.SAMPLED
     group: Grouping = field(default_factory=Grouping)
     exit_timeout_seconds: float = 2.0
+    metrics_socket: bool = False
     audit_interval_seconds: float = 60.0
     scan_interval_seconds: float | None = None
     service_name: str | None = None
@@ -348,6 +350,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "spans": _mode(OTEL_PYTHON_PAPYRA_SPANS, SpanMode),
     "group": _group,
     "exit_timeout": _seconds(OTEL_PYTHON_PAPYRA_EXIT_TIMEOUT),
+    "metrics_socket": _flag(OTEL_PYTHON_PAPYRA_METRICS_SOCKET),
     "audit_interval": _seconds(OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL),
     "scan_interval": _seconds_or_off(OTEL_PYTHON_PAPYRA_SCAN_INTERVAL),
 }

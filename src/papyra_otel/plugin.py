@@ -54,6 +54,7 @@ from papyra_otel.saying import say
 
 if TYPE_CHECKING:
     from papyra_otel.pipeline.delivery.outbox import Outbox
+    from papyra_otel.pipeline.hatch import Hatch
 
 __all__ = [
     "RUNTIMES",
@@ -94,6 +95,7 @@ class Recording:
         self._store: FactLogger | None = None
         self._spill: Spill | None = None
         self._outbox: Outbox | None = None
+        self._hatch: Hatch | None = None
         self._limiter = Limiter(self._counters, self._wake_teller)
         self._teller = Worker(
             "papyra-otel-limiter", _nothing, chore=self._tell_hidden, chore_seconds=TELL_SECONDS
@@ -307,6 +309,11 @@ class Recording:
             gauges=self._gauges,
         )
         _metrics.attach(self._source)
+        if settings.metrics_socket:
+            from papyra_otel.pipeline.hatch import opened_hatch  # noqa: PLC0415 - only who needs it pays for it
+
+            system = _default_system(settings, "")
+            self._hatch = opened_hatch(settings.log, system, self._source, self._guard, say)
         try:
             if self._reachable:
                 startup.start(self._upkeep, settings.startup, settings.log, say)
@@ -392,6 +399,8 @@ class Recording:
             self._upkeep.close()
         if self._outbox is not None:
             self._outbox.close()
+        if self._hatch is not None:
+            self._hatch.close()
         self._deliver()
         _metrics.detach(self._source)
 
@@ -407,6 +416,8 @@ class Recording:
                 self._upkeep.seal()
             if self._outbox is not None:
                 self._outbox.stop()
+            if self._hatch is not None:
+                self._hatch.close()
             self._deliver()
 
     def _stop_scanning(self) -> None:
@@ -448,6 +459,8 @@ class Recording:
                 self._scanner.after_fork_in_child()
             if self._outbox is not None:
                 self._outbox.after_fork_in_child()
+            if self._hatch is not None:
+                self._hatch.after_fork_in_child()
 
 
 def _nothing() -> bool:

@@ -88,7 +88,10 @@ def test_json_has_exactly_the_documented_members(run: Run, hand_made: Make, monk
         {"name": "FORWARD", "value": "live", "from": "default"},
         {"name": "FORWARD_MESSAGES", "value": "false", "from": "default"},
         {"name": "FORWARD_PAYLOAD", "value": "false", "from": "default"},
+        {"name": "SPANS", "value": "sampled", "from": "default"},
+        {"name": "GROUP", "value": "", "from": "default"},
         {"name": "EXIT_TIMEOUT", "value": "2s", "from": "default"},
+        {"name": "METRICS_SOCKET", "value": "false", "from": "default"},
         {"name": "AUDIT_INTERVAL", "value": "60s", "from": "default"},
         {"name": "SCAN_INTERVAL", "value": "off", "from": "default"},
     ]

@@ -44,6 +44,7 @@ DEFAULTS = {
     "messages": "all",
     "audit_interval": "60s",
     "exit_timeout": "2s",
+    "metrics_socket": "false",
     "scan_interval": "off",
     "spill": "off",
     "forward_messages": "false",

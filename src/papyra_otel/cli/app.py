@@ -20,6 +20,7 @@ from papyra_otel.cli.compact import COMPACT
 from papyra_otel.cli.demo import DEMO
 from papyra_otel.cli.doctor import DOCTOR
 from papyra_otel.cli.facts import FACTS
+from papyra_otel.cli.metrics import METRICS
 from papyra_otel.cli.recover import RECOVER
 from papyra_otel.cli.scan import SCAN
 from papyra_otel.cli.screen import Screen
@@ -35,6 +36,7 @@ VERBS: Sequence[Verb] = (
     DEMO,
     DOCTOR,
     FACTS,
+    METRICS,
     RECOVER,
     SCAN,
     SHIP,

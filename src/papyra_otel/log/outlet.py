@@ -115,6 +115,10 @@ class Outlet(Protocol):
         """Keep durably what the receiver will never take; return where, for people."""
         ...
 
+    def begun(self) -> bool:
+        """Say whether anything was ever noted under this name. Needs no lease."""
+        ...
+
     def backlog(self) -> Backlog | None:
         """Return what is not noted as delivered; None where the log cannot tell. Needs no lease."""
         ...

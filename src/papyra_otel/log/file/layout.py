@@ -6,6 +6,7 @@
                     verified.json      what incremental scans need not read again
                     recovering.json    there while a recovery is not recorded yet
     <root>/.delivery/                  how far outlets are, and what receivers refused (``outlet``)
+    <root>/.metrics/                   sockets of processes that may be asked for their metrics (``pipeline.hatch``)
     <root>/reserve                     space given up when the disk is full
     <root>/.doctor-<random>.tmp        tried by the doctor, for a moment
 

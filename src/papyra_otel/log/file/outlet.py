@@ -219,6 +219,15 @@ class FileOutlet:
             raise self._unavailable(error) from error
         return os.path.join(folder, name)
 
+    def begun(self) -> bool:
+        """See Outlet. A damaged note is one, too."""
+        try:
+            return load(self._fs, self._folder.root, self._name) is not None
+        except Damaged:
+            return True
+        except OSError as error:
+            raise self._unavailable(error) from error
+
     def backlog(self) -> Backlog:
         """See Outlet. Counted by seqs, so facts that were lost inside a stream count, too."""
         try:

@@ -181,6 +181,15 @@ class RedisOutlet:
 
     # --- how much is left -----------------------------------------------------------------------------
 
+    def begun(self) -> bool:
+        """See Outlet. Whether the group is there."""
+        keys = [tag.stream(kind) for tag in self._survey.tags(self._system) for kind in KINDS]
+        return any(
+            self._is_ours(holder)
+            for key in keys
+            for holder in holders_of(self._wire, key, self._address.shown)
+        )
+
     def backlog(self) -> Backlog:
         """See Outlet. Entries that this group was not given, or has not acknowledged."""
         records, oldest = 0, None
