@@ -232,6 +232,8 @@ def _check_contents(session: nox.Session, wheel: str) -> None:
         names = archive.namelist()
     if "papyra_otel/py.typed" not in names:
         session.error(f"{wheel} has no papyra_otel/py.typed: type checkers would ignore our types")
+    if "papyra_otel/registry/metrics.yaml" not in names:
+        session.error(f"{wheel} has no registry of names")
     if strange := [name for name in names if not re.match(r"papyra_otel(-[^/]+\.dist-info)?/", name)]:
         session.error(f"{wheel} brings what is not ours to install: {strange}")
     if not any(name.endswith("/LICENSE") for name in names):

@@ -11,7 +11,7 @@ from hypothesis import settings
 settings.register_profile("shared machine", deadline=None, print_blob=True)  # timing is never a test
 settings.load_profile("shared machine")
 
-pytest_plugins = ["redis_servers.fixtures"]
+pytest_plugins = ["redis_servers.fixtures", "registry.plugin"]
 pytest.register_assert_rewrite("papyra_otel.testing")  # the contract's tests are in the package, not here
 
 

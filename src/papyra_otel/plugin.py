@@ -45,6 +45,7 @@ from papyra_otel.pipeline.timed import TimedLog
 from papyra_otel.pipeline.upkeep import Telling, Upkeep, fact_of_mark
 from papyra_otel.pipeline.worker import Worker
 from papyra_otel.pipeline.writer import Ended, FactWriter
+from papyra_otel.pipeline.zeros import Zeros
 from papyra_otel.recorder import Recorder
 from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 from papyra_otel.runtimes.adapter import Adapter, RuntimeCapabilities
@@ -183,6 +184,7 @@ class Recording:
         self._log = TimedLog(log, self._post_duration)
         far = log.capabilities.behind_a_network
         self._spill = _opened_spill(settings, self._counters, self._backend) if far else None
+        self._counters.expect(Zeros(self._backend, spills=self._spill is not None))
         self._writer = FactWriter(
             self._log,
             self._counters,
@@ -668,5 +670,6 @@ def _at_exit() -> None:
 def _after_fork_in_child() -> None:
     global _lock  # noqa: PLW0603 - another thread of the parent may have held it
     _lock = threading.RLock()
+    _metrics.after_fork_in_child()
     if _recording is not None:
         _recording.after_fork_in_child()

@@ -1,7 +1,8 @@
 """Every name on the wire, once. Renaming one is a breaking change: see *Wire* in the changelog.
 
 Rules: OTel naming (dots between words of a namespace, snake_case inside one, singular units), nothing
-unbounded on a metric (group by actor type, never by address). The prose is in docs/facts.md.
+unbounded on a metric (group by actor type, never by address). The prose is in docs/facts.md; units, types and
+values are in ``registry/``, from which docs/reference/semconv.md is written (docs/decisions/0055).
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from papyra_otel import Fact, open_log
+from registry.plugin import SEEN
 
 PROGRAMS = Path(__file__).parent / "programs"
 INSTRUMENT = shutil.which("opentelemetry-instrument", path=str(Path(sys.executable).parent)) or ""
@@ -113,7 +114,10 @@ def stored(root: Path, **query: Any) -> list[Fact]:
     if not root.exists():
         return []
     with open_log(f"file:{root}") as log:
-        return [entry.fact for entry in log.read(**query)]
+        facts = [entry.fact for entry in log.read(**query)]
+    for fact in facts:
+        SEEN.stored(fact)
+    return facts
 
 
 def segments(root: Path) -> dict[Path, bool]:
@@ -196,6 +200,20 @@ class Receiver:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)
+        self._see()
+
+    def _see(self) -> None:
+        """Let what programs sent be compared with the registry."""
+        for record in self.records():
+            if record.scope == "papyra_otel" and record.name.startswith("papyra."):
+                SEEN.event(record.name, record.severity_text, record.attributes)
+        for each in self._our_metrics():
+            kind = each.WhichOneof("data")
+            if kind == "sum":
+                kind = "counter" if each.sum.is_monotonic else "updowncounter"
+            SEEN.instrument(each.name, str(kind), each.unit)
+            for point in getattr(each, str(each.WhichOneof("data"))).data_points:
+                SEEN.point(each.name, _attributes(point.attributes))
 
     def records(self) -> list[Received]:
         """Return every log record received."""
@@ -237,14 +255,17 @@ class Receiver:
 
     def metric_names(self) -> set[str]:
         """Return the names of all metrics in our scope."""
-        return {
-            each.name
+        return {each.name for each in self._our_metrics()}
+
+    def _our_metrics(self) -> list[Any]:
+        return [
+            each
             for request in self.metrics
             for resource in request.resource_metrics
             for scope in resource.scope_metrics
             if scope.scope.name == "papyra_otel"
             for each in scope.metrics
-        }
+        ]
 
 
 def _attributes(pairs: Any) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -10,6 +13,7 @@ from papyra_otel import Actor, FactKind, Recorder, semconv
 from papyra_otel.pipeline.counters import Counters, TypeCap
 from papyra_otel.pipeline.metrics import DURATION_BUCKETS, Metrics, Source
 from papyra_otel.pipeline.upkeep import Health
+from papyra_otel.pipeline.zeros import Zeros
 from papyra_otel.recorder import AuditSnapshot
 
 NOW = 1_700_000_000_000_000_000
@@ -82,7 +86,9 @@ def test_records_and_bytes_are_those_of_the_log(collected, pipeline):
     for name, field in ((semconv.PERSISTENCE_RECORDS, "records"), (semconv.PERSISTENCE_BYTES, "bytes")):
         measured = {attributes[semconv.FACT_KIND]: value for attributes, value in points[name]}
         assert measured == {
-            kind.value: getattr(of_kind, field) for kind, of_kind in stats.items() if of_kind.records
+            "event": getattr(stats[FactKind.EVENT], field),
+            "audit": getattr(stats[FactKind.AUDIT], field),
+            "dead_letter": 0,
         }
 
 
@@ -177,6 +183,76 @@ def test_attaching_again_makes_no_second_instrument(collected, caplog):
     collected.recorder.started(ACTOR)
     assert len(collected.points()[semconv.ACTOR_STARTS]) == 1
     assert caplog.records == []
+
+
+def test_what_was_counted_before_is_added_to_what_is_counted_next(collected, make_pipeline):
+    collected.recorder.started(ACTOR)
+    collected.recorder.crashed(ACTOR, ValueError("x"), phase="receive")
+    collected.metrics.detach(collected.source)
+    collected.metrics.detach(collected.source)
+    next_one = make_pipeline()
+    source = replace(collected.source, counters=next_one.counters, appended=next_one.log.appended)
+    collected.metrics.attach(source)
+    Recorder(next_one.logger, next_one.counters).started(ACTOR)
+    by_type = {semconv.SYSTEM_ID: "orders", semconv.ACTOR_TYPE: "shop.Worker"}
+    points = collected.points()
+    assert points[semconv.ACTOR_STARTS] == [(by_type, 2)]
+    assert [value for _, value in points[semconv.ACTOR_FAILURES]] == [1]
+    assert points[semconv.ACTOR_COUNT] == [({**by_type, semconv.ACTOR_STATE: "alive"}, 1)]
+    stored = {
+        attributes[semconv.FACT_KIND]: value for attributes, value in points[semconv.PERSISTENCE_RECORDS]
+    }
+    assert stored == {"event": 3, "audit": 0, "dead_letter": 0}
+
+
+def test_a_forked_child_counts_only_what_is_its_own(collected, pipeline):
+    pipeline.counters.expect(Zeros("memory", spills=False))
+    collected.recorder.started(ACTOR)
+    collected.metrics.detach(collected.source)
+    collected.metrics.attach(collected.source)
+    collected.metrics.after_fork_in_child()
+    pipeline.counters.reset()
+    points = collected.points()
+    assert semconv.ACTOR_STARTS not in points
+    assert {value for _, value in points[semconv.INSTRUMENTATION_ERRORS]} == {0}
+    collected.recorder.started(ACTOR)
+    points = collected.points()
+    assert [value for _, value in points[semconv.ACTOR_STARTS]] == [1]
+    assert [value for _, value in points[semconv.ACTOR_RESTARTS]] == [0]
+
+
+def test_what_alerts_read_is_counted_from_0(collected, pipeline):
+    pipeline.counters.expect(Zeros("file", spills=True))
+    assert {name for name, points in collected.points().items() for _, value in points if value == 0} >= {
+        semconv.INSTRUMENTATION_ERRORS,
+        semconv.EVENT_SUPPRESSED,
+        semconv.ATTRIBUTE_OVERFLOW,
+    }
+    collected.recorder.started(ACTOR)
+    other = replace(ACTOR, system="stock")
+    collected.recorder.started(other)
+    zeros = collected.points()
+    of_reasons = [attributes[semconv.STOP_REASON] for attributes, _ in zeros[semconv.ACTOR_STOPS]]
+    assert Counter(of_reasons) == {"restart_limit": 2, "start_failed": 2}
+    outcomes = [
+        attributes[semconv.SUPERVISION_OUTCOME] for attributes, _ in zeros[semconv.SUPERVISION_DECISIONS]
+    ]
+    assert Counter(outcomes) == {"restart_limit_exceeded": 4, "restart_failed": 4}
+    full = {"papyra.backend.type": "file", "papyra.fact.kind": "audit", "error.type": "ENOSPC"}
+    assert ({**full, semconv.SYSTEM_ID: "stock"}, 0) in zeros[semconv.PERSISTENCE_DROPPED]
+    assert len(zeros[semconv.PERSISTENCE_SPILLED]) == 6
+    collected.recorder.decided(ACTOR, directive="restart", source="policy", outcome="restart_limit_exceeded")
+    collected.recorder.stopped(ACTOR, reason="restart_limit")
+    points = collected.points()
+    for name in (semconv.ACTOR_STOPS, semconv.SUPERVISION_DECISIONS):
+        assert len(points[name]) == len(zeros[name]), "the first one is an increase, not a new series"
+        assert sum(value for _, value in points[name]) == 1
+
+
+def test_the_zeros_of_an_actor_type_are_few():
+    beside = list(Zeros("redis", spills=True).beside(semconv.ACTOR_STARTS, ("orders", "shop.Worker")))
+    of_the_type = [metric for metric, key in beside if "shop.Worker" in key]
+    assert (len(of_the_type), len(beside) - len(of_the_type)) == (7, 21)
 
 
 def test_attribute_values_are_bounded_and_the_rest_is_counted():

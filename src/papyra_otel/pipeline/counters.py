@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from papyra_otel import semconv
 
-__all__ = ["Counters", "Key"]
+__all__ = ["Counters", "Expected", "Key"]
 
 Key = tuple[str, ...]
+
+
+class Expected(Protocol):
+    """What is to be seen as 0 before it is counted. Both are called under a lock: they are quick and call nobody."""
+
+    def at_once(self) -> Iterable[tuple[str, Key]]:
+        """Return (metric, key) of what is known from the beginning."""
+        ...
+
+    def beside(self, metric: str, key: Key) -> Iterable[tuple[str, Key]]:
+        """Return (metric, key) of what is known once *metric* was counted first at *key*."""
+        ...
 
 
 class Counters:
@@ -22,6 +35,13 @@ class Counters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[str, dict[Key, int]] = {}
+        self._expected: Expected | None = None
+
+    def expect(self, expected: Expected) -> None:
+        """Let what is *expected* be seen as 0 from now on, also after ``reset``."""
+        with self._lock:
+            self._expected = expected
+            self._observe(expected.at_once())
 
     def add(self, metric: str, key: Key, amount: int = 1) -> None:
         """Add *amount* (negative for an up-down counter) to *metric* at *key*."""
@@ -29,14 +49,22 @@ class Counters:
             counts = self._counts.get(metric)
             if counts is None:
                 counts = self._counts[metric] = {}
-            counts[key] = counts.get(key, 0) + amount
+            known = counts.get(key)
+            if known is None:
+                counts[key] = amount
+                if self._expected is not None:
+                    self._observe(self._expected.beside(metric, key))
+            else:
+                counts[key] = known + amount
 
     def observe_zero(self, metric: str, keys: Iterable[Key]) -> None:
         """Make *keys* visible as 0, so that the first real one is an increase."""
         with self._lock:
-            counts = self._counts.setdefault(metric, {})
-            for key in keys:
-                counts.setdefault(key, 0)
+            self._observe((metric, key) for key in keys)
+
+    def _observe(self, zeros: Iterable[tuple[str, Key]]) -> None:
+        for metric, key in zeros:
+            self._counts.setdefault(metric, {}).setdefault(key, 0)
 
     def read(self, metric: str) -> list[tuple[Key, int]]:
         """Return the counts of *metric*, a copy."""
@@ -51,6 +79,8 @@ class Counters:
         """Begin again from nothing, with a new lock: what a forked child does."""
         self._lock = threading.Lock()
         self._counts = {}
+        if self._expected is not None:
+            self._observe(self._expected.at_once())
 
 
 class TypeCap:

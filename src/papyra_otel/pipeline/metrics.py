@@ -1,15 +1,17 @@
 """Observable instruments over the plain integers of this process's recordings, and one histogram.
 
 Instruments cannot be taken back in OTel, so they are made once per meter provider and read whatever
-sources are attached at collection; with none attached they report nothing.
+sources are attached at collection; with none attached they report nothing. A counter never goes back: what a
+source had counted when it was detached is added to what the next one counts.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation, get_meter_provider
 
@@ -138,6 +140,11 @@ COUNTED = (
     _Counted(s.EVENT_SUPPRESSED, "{event}", (s.WHAT,), "Events kept in the log but not forwarded"),
     _Counted(s.ATTRIBUTE_OVERFLOW, "{value}", (s.WHAT,), "Attribute values folded into _OTHER"),
 )
+_BY_FACT = (s.BACKEND_TYPE, s.FACT_KIND, s.SYSTEM_ID)
+_APPENDED = (
+    (_Counted(s.PERSISTENCE_RECORDS, "{record}", _BY_FACT, "Facts stored"), 0),
+    (_Counted(s.PERSISTENCE_BYTES, "By", _BY_FACT, "Bytes of facts stored"), 1),
+)
 
 
 class Metrics:
@@ -150,6 +157,7 @@ class Metrics:
         self._clock = clock
         self._lock = threading.Lock()
         self._sources: tuple[Source, ...] = ()
+        self._ended: dict[str, dict[Key, int]] = {}
         self._made = False
         self._duration: Histogram | None = None
         self._process_duration: Histogram | None = None
@@ -163,9 +171,27 @@ class Metrics:
                 self._make()
 
     def detach(self, source: Source) -> None:
-        """Read *source* no more."""
+        """Read *source* no more; remember what it counted. Not being attached it does nothing."""
         with self._lock:
-            self._sources = tuple(other for other in self._sources if other is not source)
+            left = tuple(other for other in self._sources if other is not source)
+            if len(left) == len(self._sources):
+                return
+            self._sources = left
+            for metric in COUNTED:
+                if not metric.up_down:
+                    self._remember(metric.name, source.counters.read(metric.name))
+            for metric, which in _APPENDED:
+                self._remember(metric.name, _appended(source, metric, which))
+
+    def _remember(self, name: str, counts: Iterable[tuple[Key, int]]) -> None:
+        ended = self._ended.setdefault(name, {})
+        for key, count in counts:
+            ended[key] = ended.get(key, 0) + count
+
+    def after_fork_in_child(self) -> None:
+        """Forget what was counted before: that is the parent's. The sources begin again by themselves."""
+        self._lock = threading.Lock()
+        self._ended = {}
 
     def record_duration(self, backend: str, operation: str, seconds: float, error_type: str) -> None:
         """Add one measurement of *operation*; *error_type* is empty when it went well.
@@ -187,13 +213,10 @@ class Metrics:
             make = (
                 meter.create_observable_up_down_counter if metric.up_down else meter.create_observable_counter
             )
-            make(metric.name, [self._reading(self._counts, metric)], metric.unit, metric.description)
-        meter.create_observable_counter(
-            s.PERSISTENCE_RECORDS, [self._reading(self._appended, 0)], "{record}", "Facts stored"
-        )
-        meter.create_observable_counter(
-            s.PERSISTENCE_BYTES, [self._reading(self._appended, 1)], "By", "Bytes of facts stored"
-        )
+            make(metric.name, [self._counting(metric, _counts)], metric.unit, metric.description)
+        for metric, which in _APPENDED:
+            reading = self._counting(metric, partial(_appended, which=which))
+            meter.create_observable_counter(metric.name, [reading], metric.unit, metric.description)
         self._duration = meter.create_histogram(
             s.OPERATION_DURATION,
             "s",
@@ -247,22 +270,26 @@ class Metrics:
 
         return callback
 
-    @staticmethod
-    def _counts(source: Source, metric: _Counted) -> Iterable[Observation]:
-        for key, count in source.counters.read(metric.name):
-            yield Observation(count, _named(metric.attributes, key))
+    def _counting(
+        self, metric: _Counted, read: Callable[[Source, _Counted], Iterable[tuple[Key, int]]]
+    ) -> Callable[[CallbackOptions], Sequence[Observation]]:
+        def callback(options: CallbackOptions) -> Sequence[Observation]:
+            del options
+            if not self._sources:
+                return []
+            with self._lock:
+                counts = dict(self._ended.get(metric.name, {}))
+            for source in self._sources:
+                for key, count in read(source, metric):
+                    counts[key] = counts.get(key, 0) + count
+            return [Observation(count, _named(metric.attributes, key)) for key, count in counts.items()]
+
+        return callback
 
     @staticmethod
     def _gauge(source: Source, gauge: Gauge) -> Iterable[Observation]:
         for state in source.gauges() if source.gauges is not None else ():
             yield from gauge.read(state)
-
-    @staticmethod
-    def _appended(source: Source, which: int) -> Iterable[Observation]:
-        for (system, kind), amounts in source.appended().items():
-            yield Observation(
-                amounts[which], {s.BACKEND_TYPE: source.backend, s.FACT_KIND: kind.value, s.SYSTEM_ID: system}
-            )
 
     @staticmethod
     def _storage(source: Source, which: int) -> Iterable[Observation]:
@@ -316,6 +343,18 @@ class Metrics:
     def _audit_age(self, source: Source, _: object) -> Iterable[Observation]:
         for system, moment in source.last_audits().items():
             yield Observation(max(self._clock() - moment, 0) / _NANOS, {s.SYSTEM_ID: system})
+
+
+def _counts(source: Source, metric: _Counted) -> Iterable[tuple[Key, int]]:
+    return source.counters.read(metric.name)
+
+
+def _appended(source: Source, _: _Counted, which: int) -> Iterator[tuple[Key, int]]:
+    """Yield what was stored, of every kind for each system that has stored anything."""
+    appended = source.appended()
+    for system in dict.fromkeys(system for system, _ in appended):
+        for kind in FactKind:
+            yield (source.backend, kind.value, system), appended.get((system, kind), (0, 0))[which]
 
 
 def _named(names: tuple[str, ...], key: Key) -> dict[str, str]:
