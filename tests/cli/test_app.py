@@ -47,7 +47,7 @@ def test_help_names_every_verb(run: Run) -> None:
     done = run("--help")
     assert done.code == 0
     for verb in VERBS:
-        assert f"    {verb.name} " in done.out
+        assert f"\n    {verb.name}" in done.out
 
 
 def test_verbs_are_listed_in_order() -> None:

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from papyra_otel.cli.compact import COMPACT
+from papyra_otel.cli.dashboards import DASHBOARDS
 from papyra_otel.cli.demo import DEMO
 from papyra_otel.cli.doctor import DOCTOR
 from papyra_otel.cli.facts import FACTS
@@ -33,6 +34,7 @@ __all__ = ["VERBS", "main"]
 
 VERBS: Sequence[Verb] = (
     COMPACT,
+    DASHBOARDS,
     DEMO,
     DOCTOR,
     FACTS,
