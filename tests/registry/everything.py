@@ -128,6 +128,7 @@ def record(recording: Recording) -> None:
     say.decided(ACTOR, directive="stop", source="runtime", outcome="stopped", restart_window_seconds=nan)
     say.dead_letter(ACTOR, message={"order": 7}, reason="actor_stopped", kind="tell")
     say.dead_letter(ACTOR, message={"order": 8}, reason="undrained", kind="tell", stopping=True)
+    say.declared(ACTOR, mailbox="default")
     say.stopped(ACTOR, reason="requested", lifetime_seconds=1.5, incarnation=1)
     say.stopped(ACTOR, reason="start_failed", was_started=False)
     for n in range(semconv.ACTOR_TYPES_MAX):  # with those above more than metrics tell apart

@@ -114,4 +114,4 @@ def test_the_prose_names_the_same_values():
         attribute = registry().attributes.get(cells[0].strip("`"))
         if attribute is not None and attribute.members and len(cells) == 3 and "see [" not in cells[2]:
             told = set(re.findall(r"`([a-z_]+)`", cells[2]))
-            assert told in (set(attribute.members), {"alive"}), attribute.key
+            assert told in (set(attribute.members), {"alive"}), f"{attribute.key} has others in docs/facts.md"
