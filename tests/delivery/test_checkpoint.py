@@ -152,6 +152,22 @@ def test_places_that_are_gone_are_forgotten(url, root, receiver, new_delivery):
     assert len(receiver.uids) == 6
 
 
+def test_what_comes_when_a_batch_ended_with_the_last_fact_is_seen_at_once(url):
+    record(url, range(2))
+    with papyra_otel.open_log(url) as log:
+        outlet = log.outlet()
+        outlet.acquire()
+        assert len(outlet.next_batch(lambda fact: True, 2, 1 << 20).items) == 2
+        record(url, range(2, 4))
+        assert len(outlet.next_batch(lambda fact: True, 2, 1 << 20).items) == 2
+        outlet.rest()
+        record(url, range(4, 6))
+        assert len(outlet.next_batch(lambda fact: True, 5, 1 << 20).items) == 2
+        outlet.rewind()
+        assert len(outlet.next_batch(lambda fact: True, 9, 1 << 20).items) == 6
+        outlet.release()
+
+
 # --- compaction --------------------------------------------------------------------------------------
 
 

@@ -336,6 +336,19 @@ def test_what_is_not_delivered_is_counted_without_a_lease(url, receiver, new_del
     assert outlet.backlog().oldest_unix_nano == TIME + 10
 
 
+def test_the_backlog_is_known_while_the_receiver_is_away(url, receiver, new_delivery):
+    record(url, range(1300))
+    receiver.behave = in_turn([Answer(), Answer(503), Answer(503)])
+    delivery = new_delivery(receiver)
+    delivery.deliverer._look_at = 0.0
+    seen = []
+    delivery.deliverer._wait = lambda seconds: bool(seen.append(delivery.deliverer.backlog()))
+    assert delivery.run() is True
+    assert seen[0].records == 1300 - 512
+    assert seen[0].oldest_unix_nano == TIME + 512
+    assert delivery.deliverer.backlog() is None  # not the one that delivers any more
+
+
 def test_requests_are_bounded_in_size(url, receiver, new_delivery):
     record(url, [fact(n, attributes={"text": "x" * 300_000}) for n in range(10)])
     assert new_delivery(receiver).run() is True

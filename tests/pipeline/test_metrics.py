@@ -10,6 +10,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from papyra_otel import Actor, FactKind, Recorder, semconv
+from papyra_otel.log.outlet import Backlog
 from papyra_otel.pipeline.counters import Counters, TypeCap
 from papyra_otel.pipeline.metrics import DURATION_BUCKETS, Metrics, Source
 from papyra_otel.pipeline.upkeep import Health
@@ -21,6 +22,7 @@ NOW = 1_700_000_000_000_000_000
 
 class Collected:
     health: Health | None = None
+    backlog: Backlog | None = None
 
     def __init__(self, pipeline):
         self.reader = InMemoryMetricReader()
@@ -35,6 +37,7 @@ class Collected:
             waiting=pipeline.writer.waiting,
             last_audits=self.recorder.last_audits_unix_nano,
             health=lambda: self.health,
+            backlog=lambda: self.backlog,
         )
         self.metrics.attach(self.source)
 
@@ -99,6 +102,23 @@ def test_the_queue_is_measured(collected, pipeline):
     assert points[semconv.QUEUE_SIZE] == [({semconv.BACKEND_TYPE: "memory"}, 1)]
     assert points[semconv.QUEUE_CAPACITY] == [({semconv.BACKEND_TYPE: "memory"}, 10_000)]
     assert points[semconv.QUEUE_OLDEST_AGE] == [({semconv.BACKEND_TYPE: "memory"}, 5.0)]
+
+
+def test_what_is_not_delivered_is_told_by_the_one_that_delivers(collected, pipeline):
+    pipeline.counters.observe_zero(semconv.DELIVERY_EXPORTED, [("",)])
+    points = collected.points()
+    assert semconv.DELIVERY_LAG not in points
+    assert points[semconv.DELIVERY_EXPORTED] == [({}, 0)]
+    collected.backlog = Backlog(records=12, oldest_unix_nano=NOW - 2_000_000_000)
+    pipeline.counters.add(semconv.DELIVERY_EXPORTED, ("",), 30)
+    pipeline.counters.add(semconv.DELIVERY_EXPORTED, ("400",), 1)
+    points = collected.points()
+    assert points[semconv.DELIVERY_LAG] == [({}, 12)]
+    assert points[semconv.DELIVERY_AGE] == [({}, 7.0)]
+    assert points[semconv.DELIVERY_EXPORTED] == [({}, 30), ({"error.type": "400"}, 1)]
+    collected.backlog = Backlog(records=0, oldest_unix_nano=None)
+    assert collected.points()[semconv.DELIVERY_AGE] == [({}, 0.0)]
+    assert collected.units()[semconv.DELIVERY_LAG] == "{record}"
 
 
 def test_a_message_without_an_error_has_no_error_type(collected):

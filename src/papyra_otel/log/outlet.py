@@ -111,6 +111,10 @@ class Outlet(Protocol):
         """Give out again what was given since the last ``done``."""
         ...
 
+    def rest(self) -> None:
+        """Hold nothing open: it may be long until the next batch is asked for."""
+        ...
+
     def put_aside(self, refusals: Sequence[Refusal]) -> str:
         """Keep durably what the receiver will never take; return where, for people."""
         ...

@@ -135,6 +135,10 @@ class FileOutlet:
         self._reading.stop()
         self._given = self._known.cursor
 
+    def rest(self) -> None:
+        """See Outlet. The walk goes on from where it was."""
+        self._reading.stop()
+
     def _read(self, after: str | None) -> Iterator[Entry]:
         query = Query.of(
             kinds=None,

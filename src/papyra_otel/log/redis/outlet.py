@@ -120,6 +120,9 @@ class RedisOutlet:
         self._held.extendleft(reversed(self._given))
         self._given = []
 
+    def rest(self) -> None:
+        """See Outlet. There is nothing but a connection."""
+
     def done(self, batch: Batch) -> None:
         """See Outlet."""
         self._given = []

@@ -150,6 +150,7 @@ class Deliverer:
         """Wait before a request is made again; False at the end: what did not work then is for the next start."""
         if self._ended.is_set():
             return False
+        self._outlet.rest()
         self._look()
         return not self._wait(seconds)
 

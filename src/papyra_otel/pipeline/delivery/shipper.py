@@ -90,7 +90,6 @@ class Shipper:
         self._failures = 0
         self.delivered: int = 0
         self.refused: int = 0
-        self.waiting: Sequence[Item] = ()
 
     @property
     def failing(self) -> bool:
@@ -106,7 +105,6 @@ class Shipper:
             batch = self._outlet.next_batch(self._wanted, BATCH_RECORDS_MAX, BATCH_BYTES_MAX)
             if not batch.passed:
                 return 0
-            self.waiting = batch.items
             try:
                 refusals = self._settled(batch.items) if batch.items else []
             except _RefusesEverything as said:
@@ -119,7 +117,6 @@ class Shipper:
                 self._outlet.rewind()
                 return None
             self._finish(batch, refusals)
-            self.waiting = ()
             return batch.passed
 
     # --- one batch ------------------------------------------------------------------------------------
