@@ -340,6 +340,26 @@ def test_a_check_is_told_by_how_bad_it_is() -> None:
 # --- the spill ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("variables", "code", "status", "said"),
+    [
+        ({}, 0, "ok", "from the log to localhost:4317 (OTLP over gRPC)"),
+        ({"PROTOCOL": "http/json"}, 1, "FAIL", "OTEL_EXPORTER_OTLP_PROTOCOL='http/json'"),
+        ({"CERTIFICATE": "/no/such"}, 1, "FAIL", "OTEL_EXPORTER_OTLP_CERTIFICATE"),
+    ],
+)
+def test_where_an_outbox_delivers_to_is_looked_at(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables, code, status, said
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_PAPYRA_FORWARD", "outbox")
+    for name, value in variables.items():
+        monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    done = run("doctor", "--json", "--log", f"file:{tmp_path}/facts")
+    assert done.code == code
+    assert checks(done)["delivery"]["status"] == status
+    assert said in checks(done)["delivery"]["detail"]
+
+
 def test_a_spill_is_not_for_a_log_on_this_machine(
     a_day: str, run: Run, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from delivery.receivers import RECEIVERS, Answer, Receiver, records_in, value_of
-from e2e.harness import clean_environment, eventually, run_code, stored
+from e2e.harness import (
+    NO_EXPORT,
+    PROGRAMS,
+    clean_environment,
+    command,
+    eventually,
+    run,
+    run_code,
+    stored,
+)
+from papyra_otel import open_log
 
 pytestmark = pytest.mark.slow
 
@@ -203,3 +213,39 @@ def test_a_log_that_cannot_be_delivered_from_is_said(tmp_path, receiver):
     code = BEGIN.replace('f"file:{root}"', '"memory:"') + "note('a', 0, 3)\n"
     done = run_code(code, tmp_path, cwd=tmp_path, env=environ(receiver))
     assert "the memory log cannot deliver facts" in done.stderr
+
+
+@pytest.mark.parametrize("shop", ["pykka_shop", "papyra_shop"])
+def test_a_program_that_nobody_edited_delivers_from_its_log(tmp_path, receiver, shop):
+    program = command(
+        PROGRAMS / f"{shop}.py",
+        instrument=True,
+        flags=("--papyra_forward", "outbox", "--papyra_startup", "ignore"),
+    )
+    done = run(program, cwd=tmp_path, env=NO_EXPORT | environ(receiver))
+    assert "papyra-otel" not in done.stderr
+    facts = stored(tmp_path / "papyra-facts")
+    assert len(facts) > 5
+    leaving = [fact for fact in facts if fact.name != "papyra.message.processed"]
+    assert Counter(receiver.uids) == Counter(fact.uid for fact in leaving)
+    by_uid = {
+        value_of(record, "log.record.uid"): record
+        for request in receiver.taken
+        for record in records_in(request)
+    }
+    for fact in leaving:
+        record = by_uid[fact.uid]
+        assert (record.event_name, record.time_unix_nano) == (fact.name, fact.time_unix_nano)
+        assert record.severity_text == fact.severity
+        assert record.trace_id.hex() == (fact.trace_id or "")
+
+
+def test_over_redis_a_program_delivers_before_it_ends(tmp_path, receiver, redis_server):
+    code = BEGIN.replace('f"file:{root}"', "root") + "note('a', 0, 300)\n"
+    done = run_code(code, redis_server.url, cwd=tmp_path, env=environ(receiver))
+    assert "Traceback" not in done.stderr
+    with open_log(redis_server.url) as log:
+        recorded = [entry.fact.uid for entry in log.read()]
+    assert len(recorded) >= 300
+    assert Counter(receiver.uids) == Counter(recorded)
+    assert "shop" in str(receiver.taken[0].resource_logs[0].resource)

@@ -14,6 +14,7 @@ from typing import Any
 from papyra_otel import config
 from papyra_otel.cli.findings import check_members, counted
 from papyra_otel.cli.logs import add_log_options, command
+from papyra_otel.cli.outbox import delivery_checks
 from papyra_otel.cli.progress import Meter
 from papyra_otel.cli.screen import Cell, Column, Row, Screen, Table
 from papyra_otel.cli.text import json_line, size
@@ -55,7 +56,11 @@ def _add_arguments(parser: ArgumentParser) -> None:
 def _run(args: Namespace, here: Surroundings) -> int:
     chosen, wrong = _chosen(args.log)
     checks = [*wrong] or [_settings_check(chosen)]
-    checks += [*_software_checks(), *_log_checks(args, chosen.settings, here)]
+    checks += [
+        *_software_checks(),
+        *delivery_checks(chosen.settings),
+        *_log_checks(args, chosen.settings, here),
+    ]
     bad = {"FAIL", "warn"} if args.strict else {"FAIL"}
     passed = not any(check.status in bad for check in checks)
     if args.json:
