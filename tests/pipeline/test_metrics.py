@@ -113,11 +113,11 @@ def test_what_is_not_delivered_is_told_by_the_one_that_delivers(collected, pipel
     pipeline.counters.add(semconv.DELIVERY_EXPORTED, ("",), 30)
     pipeline.counters.add(semconv.DELIVERY_EXPORTED, ("400",), 1)
     points = collected.points()
-    assert points[semconv.DELIVERY_LAG] == [({}, 12)]
-    assert points[semconv.DELIVERY_AGE] == [({}, 7.0)]
+    assert points[semconv.DELIVERY_LAG] == [({semconv.BACKEND_TYPE: "memory"}, 12)]
+    assert points[semconv.DELIVERY_AGE] == [({semconv.BACKEND_TYPE: "memory"}, 7.0)]
     assert points[semconv.DELIVERY_EXPORTED] == [({}, 30), ({"error.type": "400"}, 1)]
     collected.backlog = Backlog(records=0, oldest_unix_nano=None)
-    assert collected.points()[semconv.DELIVERY_AGE] == [({}, 0.0)]
+    assert collected.points()[semconv.DELIVERY_AGE] == [({semconv.BACKEND_TYPE: "memory"}, 0.0)]
     assert collected.units()[semconv.DELIVERY_LAG] == "{record}"
 
 

@@ -103,8 +103,8 @@ def _stored(log: FactLog, outlet_name: str, now: int) -> list[dict[str, Any]]:
     if backlog is not None:
         oldest = backlog.oldest_unix_nano
         age = 0.0 if oldest is None else max(now - oldest, 0) / _NANOS
-        metrics.append(_metric(s.DELIVERY_LAG, "{record}", [({}, backlog.records)]))
-        metrics.append(_metric(s.DELIVERY_AGE, "s", [({}, age)]))
+        metrics.append(_metric(s.DELIVERY_LAG, "{record}", [(backend, backlog.records)]))
+        metrics.append(_metric(s.DELIVERY_AGE, "s", [(backend, age)]))
     return metrics
 
 

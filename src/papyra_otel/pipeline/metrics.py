@@ -331,14 +331,14 @@ class Metrics:
     def _delivery_lag(source: Source, _: object) -> Iterable[Observation]:
         backlog = None if source.backlog is None else source.backlog()
         if backlog is not None:
-            yield Observation(backlog.records)
+            yield Observation(backlog.records, {s.BACKEND_TYPE: source.backend})
 
     def _delivery_age(self, source: Source, _: object) -> Iterable[Observation]:
         backlog = None if source.backlog is None else source.backlog()
         if backlog is not None:
             oldest = backlog.oldest_unix_nano
             age = 0.0 if oldest is None else max(self._clock() - oldest, 0) / _NANOS
-            yield Observation(age)
+            yield Observation(age, {s.BACKEND_TYPE: source.backend})
 
     def _audit_age(self, source: Source, _: object) -> Iterable[Observation]:
         for system, moment in source.last_audits().items():
