@@ -32,6 +32,7 @@ __all__ = [
     "SpanMode",
     "StartupMode",
     "WriteMode",
+    "otlp_protocols",
     "resource_attributes",
 ]
 
@@ -355,6 +356,35 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "scan_interval": _seconds_or_off(OTEL_PYTHON_PAPYRA_SCAN_INTERVAL),
 }
 _FIELDS = {name: f"{name}_seconds" if name.endswith(("_interval", "_timeout")) else name for name in _PARSERS}
+
+
+def otlp_protocols(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return over which OTLP protocol ``logs`` and ``metrics`` are to be exported, as *environ* tells an SDK.
+
+    A signal is there if an endpoint is named, for it or for all, its exporter is not another one (or ``none``), and
+    the SDK is not disabled: without an endpoint nobody has asked a command for telemetry.
+    """
+    source = os.environ if environ is None else environ
+
+    def read(name: str) -> str:
+        return source.get(name, "").strip()
+
+    if read("OTEL_SDK_DISABLED").lower() == "true":
+        return {}
+    found: dict[str, str] = {}
+    for signal in ("logs", "metrics"):
+        own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_"
+        named = read(f"{own}ENDPOINT") or read("OTEL_EXPORTER_OTLP_ENDPOINT")
+        exporters = [each.strip() for each in (read(f"OTEL_{signal.upper()}_EXPORTER") or "otlp").split(",")]
+        protocol = read(f"{own}PROTOCOL") or read("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
+        for exporter, fixed in (
+            ("otlp", protocol),
+            ("otlp_proto_grpc", "grpc"),
+            ("otlp_proto_http", "http/protobuf"),
+        ):
+            if named and exporter in exporters:
+                found.setdefault(signal, fixed)
+    return found
 
 
 def resource_attributes(environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+from papyra_otel.cli.caretaker import looking_after
 from papyra_otel.cli.findings import counted, print_next, print_skipped, skipped_members
 from papyra_otel.cli.logs import add_log_options, command, opened, shown_url
 from papyra_otel.cli.progress import Meter
@@ -58,9 +59,13 @@ def _run(args: Namespace, here: Surroundings) -> int:
     url = shown_url(args)
     retention = _retention(args)
     try:
-        with opened(args) as log, Meter(here) as progress:
-            report = log.compact(retention, args.force, dry_run=args.dry_run, progress=progress)
-            delivers = log.capabilities.backend == "file"
+        with opened(args) as log, looking_after(log, args.system, here.screen) as caretaker:
+            with Meter(here) as progress:
+                report = caretaker.compact(retention, args.force, dry_run=args.dry_run, progress=progress)
+            if args.json:
+                here.screen.raw(json_line({"log": url, **_members(report)}))
+            else:
+                _print(here.screen, report, args, delivers=log.capabilities.backend == "file")
     except CompactionRefused as refused:
         if args.json:
             here.screen.raw(json_line({"log": url, "dry_run": args.dry_run, "refused": str(refused)}))
@@ -71,10 +76,6 @@ def _run(args: Namespace, here: Surroundings) -> int:
         if not args.dry_run:
             here.screen.remark("Interrupted. What readers see is the same; the next run removes the rest.")
         raise
-    if args.json:
-        here.screen.raw(json_line({"log": url, **_members(report)}))
-    else:
-        _print(here.screen, report, args, delivers=delivers)
     return 0
 
 

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from papyra_otel.cli.caretaker import Caretaker, looking_after
 from papyra_otel.cli.findings import (
     counted,
     print_anomalies,
@@ -55,19 +56,24 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 def _run(args: Namespace, here: Surroundings) -> int:
     url = shown_url(args)
+    with opened(args) as log, looking_after(log, args.system, here.screen) as caretaker:
+        report = _recovered(caretaker, args, here)
+        if args.json:
+            here.screen.raw(json_line({"log": url, **_members(report)}))
+        else:
+            _print(here.screen, report, args)
+            remark_on_nothing(here.screen, report.found, args.system)
+    return 0 if report.remaining.healthy else 1
+
+
+def _recovered(caretaker: Caretaker, args: Namespace, here: Surroundings) -> RecoveryReport:
     try:
-        with opened(args) as log, Meter(here) as progress:
-            report = log.recover(args.mode, dry_run=args.dry_run, progress=progress)
+        with Meter(here) as progress:
+            return caretaker.recover(args.mode, dry_run=args.dry_run, progress=progress)
     except KeyboardInterrupt:
         if not args.dry_run and args.mode != "ignore":
             here.screen.remark("Interrupted. No fact is lost by that; the next run finishes what is left.")
         raise
-    if args.json:
-        here.screen.raw(json_line({"log": url, **_members(report)}))
-    else:
-        _print(here.screen, report, args)
-        remark_on_nothing(here.screen, report.found, args.system)
-    return 0 if report.remaining.healthy else 1
 
 
 def _members(report: RecoveryReport) -> dict[str, Any]:

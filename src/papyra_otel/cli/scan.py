@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from papyra_otel.cli.caretaker import looking_after
 from papyra_otel.cli.findings import (
     print_amounts,
     print_anomalies,
@@ -15,8 +16,10 @@ from papyra_otel.cli.findings import (
 )
 from papyra_otel.cli.logs import add_log_options, command, opened, shown_url
 from papyra_otel.cli.progress import Meter
+from papyra_otel.cli.screen import Screen
 from papyra_otel.cli.text import json_line
 from papyra_otel.cli.verb import Surroundings, Verb
+from papyra_otel.reports import ScanReport
 
 __all__ = ["SCAN"]
 
@@ -48,9 +51,14 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 def _run(args: Namespace, here: Surroundings) -> int:
     url = shown_url(args)
-    with opened(args) as log, Meter(here, quiet=args.quiet) as progress:
-        report = log.scan(progress, incremental=args.incremental)
-    screen = here.screen
+    with opened(args) as log, looking_after(log, args.system, here.screen) as caretaker:
+        with Meter(here, quiet=args.quiet) as progress:
+            report = caretaker.scan(progress, incremental=args.incremental)
+        _show(here.screen, report, args, url)
+    return 0 if report.healthy else 1
+
+
+def _show(screen: Screen, report: ScanReport, args: Namespace, url: str) -> None:
     if args.json:
         screen.raw(json_line({"log": url, **scan_members(report)}))
     elif not (args.quiet and report.healthy):
@@ -61,7 +69,6 @@ def _run(args: Namespace, here: Surroundings) -> int:
         if not report.healthy:
             print_next(screen, command("recover", args, "--dry-run"))
         remark_on_nothing(screen, report, args.system)
-    return 0 if report.healthy else 1
 
 
 SCAN = Verb(

@@ -24,7 +24,7 @@ from papyra_otel.pipeline.otel import (
 )
 from papyra_otel.pipeline.record import attributes_of, leaves
 
-__all__ = ["Forwarder"]
+__all__ = ["Forwarder", "record_of"]
 
 
 class _Busy(threading.local):
@@ -82,12 +82,17 @@ class Forwarder:
             _busy.forwarding = False
 
     def _record(self, fact: Fact, context: Context | None) -> LogRecord:
-        return LogRecord(
-            timestamp=fact.time_unix_nano,
-            observed_timestamp=time.time_ns(),
-            context=context,
-            severity_text=fact.severity,
-            severity_number=severity_number(fact.severity),
-            attributes=attributes_of(fact, payload=self._payload),
-            event_name=fact.name,
-        )
+        return record_of(fact, context, payload=self._payload)
+
+
+def record_of(fact: Fact, context: Context | None, *, payload: bool) -> LogRecord:
+    """Return the log record of *fact*; message payloads only if *payload*."""
+    return LogRecord(
+        timestamp=fact.time_unix_nano,
+        observed_timestamp=time.time_ns(),
+        context=context,
+        severity_text=fact.severity,
+        severity_number=severity_number(fact.severity),
+        attributes=attributes_of(fact, payload=payload),
+        event_name=fact.name,
+    )

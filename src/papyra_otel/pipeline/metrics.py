@@ -40,16 +40,16 @@ PROCESSED = (s.SYSTEM_ID, s.ACTOR_TYPE, s.MESSAGE_KIND, s.ERROR_TYPE)
 class Source:
     """What one recording offers to be read at collection. Callables are quick and take no lock for long.
 
-    *appended* returns (records, bytes) by (system, kind); *waiting* (size, capacity, oldest ns or None);
-    *last_audits* the time of the last audit by system, in nanoseconds since the epoch; *health* what is known of
-    the log's state; *spill_bytes* how much waits on the disk, None without a spill; *gauges* what the runtimes show;
-    *backlog* what is not delivered.
+    *appended* returns (records, bytes) by (system, kind); *waiting* (size, capacity, oldest ns or None), itself None
+    without a queue; *last_audits* the time of the last audit by system, in nanoseconds since the epoch; *health* what
+    is known of the log's state; *spill_bytes* how much waits on the disk, None without a spill; *gauges* what the
+    runtimes show; *backlog* what is not delivered.
     """
 
     backend: str
     counters: Counters
     appended: Callable[[], dict[tuple[str, FactKind], tuple[int, int]]]
-    waiting: Callable[[], tuple[int, int, int | None]]
+    waiting: Callable[[], tuple[int, int, int | None]] | None
     last_audits: Callable[[], dict[str, int]]
     health: Callable[[], Health | None]
     spill_bytes: Callable[[], int] | None = None
@@ -311,16 +311,19 @@ class Metrics:
 
     @staticmethod
     def _queue_size(source: Source, _: object) -> Iterable[Observation]:
-        yield Observation(source.waiting()[0], {s.BACKEND_TYPE: source.backend})
+        if source.waiting is not None:
+            yield Observation(source.waiting()[0], {s.BACKEND_TYPE: source.backend})
 
     @staticmethod
     def _queue_capacity(source: Source, _: object) -> Iterable[Observation]:
-        yield Observation(source.waiting()[1], {s.BACKEND_TYPE: source.backend})
+        if source.waiting is not None:
+            yield Observation(source.waiting()[1], {s.BACKEND_TYPE: source.backend})
 
     def _queue_age(self, source: Source, _: object) -> Iterable[Observation]:
-        oldest = source.waiting()[2]
-        age = 0.0 if oldest is None else max(self._clock() - oldest, 0) / _NANOS
-        yield Observation(age, {s.BACKEND_TYPE: source.backend})
+        if source.waiting is not None:
+            oldest = source.waiting()[2]
+            age = 0.0 if oldest is None else max(self._clock() - oldest, 0) / _NANOS
+            yield Observation(age, {s.BACKEND_TYPE: source.backend})
 
     @staticmethod
     def _spill_size(source: Source, _: object) -> Iterable[Observation]:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from papyra_otel import semconv
 from papyra_otel.facts import Capabilities, Fact, FactKind
@@ -19,7 +19,6 @@ from papyra_otel.log.contract import Mark
 from papyra_otel.log.retention import Retention
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.guard import Guard
-from papyra_otel.pipeline.otel import OtelLogger
 from papyra_otel.reports import (
     ANOMALY_SEVERITIES,
     Anomaly,
@@ -44,15 +43,28 @@ class ScanEnded(Exception):
     """What a progress callback raises to end a scan that is not wanted any more: that is no failure."""
 
 
+class Emitter(Protocol):
+    """The part of the OTel Logs API's ``Logger`` that is needed here."""
+
+    def emit(
+        self,
+        *,
+        severity_text: str | None = None,
+        attributes: Mapping[str, object] | None = None,
+        event_name: str | None = None,
+    ) -> None:
+        """Tell one event."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telling:
     """How what is found and done becomes known. None of these raises.
 
-    *logger* stores and forwards events; *forward* hands on facts that are stored already; *timed* is told of each
-    operation's duration in seconds and its error type, "" when it went well.
+    *logger* stores and forwards events (or forwards them only); *forward* hands on facts that are stored already;
+    *timed* is told of each operation's duration in seconds and its error type, "" when it went well.
     """
 
-    logger: OtelLogger
+    logger: Emitter
     forward: Callable[[Fact], None]
     timed: Callable[[str, float, str], None]
 
