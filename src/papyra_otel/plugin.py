@@ -46,7 +46,7 @@ from papyra_otel.pipeline.upkeep import Telling, Upkeep, fact_of_mark
 from papyra_otel.pipeline.worker import Worker
 from papyra_otel.pipeline.writer import Ended, FactWriter
 from papyra_otel.pipeline.zeros import Zeros
-from papyra_otel.recorder import Recorder
+from papyra_otel.recorder import EventEmitter, Recorder
 from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryReport, ScanReport
 from papyra_otel.runtimes.adapter import Adapter, RuntimeCapabilities
 from papyra_otel.runtimes.auditor import Auditor
@@ -65,6 +65,8 @@ __all__ = [
     "enable",
     "instrument",
     "is_instrumented",
+    "lease",
+    "release",
     "seal_last",
     "uninstrument",
 ]
@@ -85,6 +87,7 @@ class Recording:
         self.error = error
         self.active: bool = error is None
         self.settings = settings
+        self.leases = 0  # how many use it besides the runtimes it instruments: see ``lease``
         self._counters = Counters()
         self._guard = Guard(self._counters)
         self._courier = Courier(self._counters, self._guard)
@@ -129,6 +132,28 @@ class Recording:
             with self._guard("flush"):
                 self._writer.drain()
                 self._log.flush()
+
+    @property
+    def emitter(self) -> EventEmitter:
+        """Where an event becomes a fact, for facts that no verb of the recorder makes."""
+        return self._emitter
+
+    @property
+    def guard(self) -> Guard:
+        """The fence for what runs on an actor's path; it counts into this recording."""
+        return self._guard
+
+    def adapter(self, runtime: str) -> Adapter | None:
+        """Return what feeds this recording from *runtime*, or None."""
+        return self._adapters.get(runtime)
+
+    def stored_bytes(self) -> int:
+        """Return how many bytes this process stored since it began. Takes no lock."""
+        return 0 if self._log is None else sum(size for _, size in self._log.appended().values())
+
+    def lost(self) -> int:
+        """Return how many facts were recorded and lost; each loss is told by a ``papyra.fact.dropped``."""
+        return self._counters.total(semconv.PERSISTENCE_DROPPED)
 
     # --- looking after the log ------------------------------------------------------------------------
 
@@ -383,16 +408,21 @@ class Recording:
         """Return the system id for *runtime*; None lets papyra use its own."""
         return settings.system if runtime == "papyra" else _default_system(settings, runtime)
 
+    def rest(self) -> None:
+        """Unhook from every runtime, and stay able to record for those who have it on lease. Never raises."""
+        for runtime in list(self._adapters):
+            with self._guard(f"{runtime}.uninstall"):
+                self.uninstrument(runtime)
+        if self._log is not None:
+            self._auditor.stop()
+
     # --- ends -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Unhook from every runtime, store what waits, seal and close the log. Never raises."""
-        for runtime in list(self._adapters):
-            with self._guard(f"{runtime}.uninstall"):
-                self.uninstrument(runtime)
+        self.rest()
         if self._log is None:
             return
-        self._auditor.stop()
         self._stop_scanning()
         with self._guard("close"):
             self._say_left(self._writer.close())
@@ -482,6 +512,7 @@ class _Nowhere:
 _metrics = Metrics()
 _lock = threading.RLock()
 _recording: Recording | None = None
+_leased: list[Recording] = []  # besides ``_recording``
 
 
 def current() -> Recording | None:
@@ -522,12 +553,67 @@ def enable(
 
 
 def disable() -> None:
-    """Restore every runtime, write what waits, close the log. Without a recording it does nothing."""
+    """Restore every runtime, write what waits, close the log. Without a recording it does nothing.
+
+    A log that a ``PapyraPersistence`` writes to as well is closed with that.
+    """
     global _recording
     with _lock:
         recording, _recording = _recording, None
-        if recording is not None:
+        if recording is None:
+            return
+        if recording.leases:
+            _leased.append(recording)
+            recording.rest()
+        else:
             recording.close()
+
+
+def lease(overrides: Mapping[str, Any]) -> Recording:
+    """Return a recording into the log that *overrides* name, for facts that come without an adapter.
+
+    It is the process's own recording where that writes to the same log, so that facts keep one order and share
+    what absorbs an outage; else one besides it. Give it back with ``release``. Raises ConfigError for wrong settings;
+    a log that cannot be written is said, and the recording is then not *active*.
+    """
+    with _lock:
+        settings = Settings.load(overrides)
+        for recording in (_recording, *_leased):
+            if (
+                recording is not None
+                and recording.active
+                and recording.settings is not None
+                and recording.settings.log == settings.log
+            ):
+                recording.leases += 1
+                return recording
+        recording = _besides(settings)
+        recording.leases += 1
+        if recording.active:
+            _leased.append(recording)
+            ends.hook(_at_exit, _after_fork_in_child)
+        return recording
+
+
+def _besides(settings: Settings) -> Recording:
+    try:
+        return Recording(settings)
+    except ConfigError:
+        raise
+    except LogError as error:
+        say(f"not recording: {str(error).rstrip('.')}. The application runs on without it.")
+        return Recording(None, error)
+
+
+def release(recording: Recording) -> bool:
+    """Give back what ``lease`` returned; say whether somebody else still records there. The last one closes the log."""
+    with _lock:
+        recording.leases -= 1
+        if recording.leases > 0 or recording is _recording:
+            return True
+        _leased[:] = [other for other in _leased if other is not recording]
+        recording.close()
+        return False
 
 
 def instrument(runtime: str, overrides: Mapping[str, Any] | None = None) -> Recording:
@@ -663,13 +749,17 @@ def seal_last() -> None:
 
 
 def _at_exit() -> None:
-    if _recording is not None:
-        _recording.at_exit()
+    for recording in _all():
+        recording.at_exit()
+
+
+def _all() -> list[Recording]:
+    return [recording for recording in (_recording, *_leased) if recording is not None]
 
 
 def _after_fork_in_child() -> None:
     global _lock  # noqa: PLW0603 - another thread of the parent may have held it
     _lock = threading.RLock()
     _metrics.after_fork_in_child()
-    if _recording is not None:
-        _recording.after_fork_in_child()
+    for recording in _all():
+        recording.after_fork_in_child()

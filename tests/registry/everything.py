@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from papyra_otel import Actor, Fact, FactKind, LogUnavailable, semconv
+import anyio
+
+from papyra_otel import Actor, Fact, FactKind, LogUnavailable, PapyraPersistence, semconv
 from papyra_otel.config import Settings, SpanMode
 from papyra_otel.facts import Capabilities
 from papyra_otel.log.contract import LogOptions, Mark
@@ -38,6 +40,7 @@ def emit_everything(folder: Path, redis_url: str | None) -> list[Recording]:
         recordings[0]._forward(fact_of_mark(mark))
     record(recordings[0])
     handle_inside_a_trace()
+    persist(f"file:{folder}/persisted")
     look_after(recordings[0])
     fail(recordings[0])
     for recording in recordings:
@@ -151,6 +154,22 @@ def record(recording: Recording) -> None:
         )
     )
     say.system_stopped("orders", runtime="papyra")
+
+
+def persist(log: str) -> None:
+    """Record as papyra itself does: what no attribute says is kept as papyra's record says it."""
+    backend = PapyraPersistence(log, system="orders")
+    for event_type in ("ActorStarted", "ActorStopped", "ActorCrashed", "ActorRestarted", "Other"):
+        record = {
+            "actor_address": "orders:1",
+            "event_type": event_type,
+            "payload": {"n": 1},
+            "timestamp": 1.0,
+        }
+        backend.record_event(record).close()
+    backend.record_audit({"registry_dead": ["clerk"], "timestamp": 1.0}).close()
+    backend.record_dead_letter({"target": None, "message_type": "Order", "payload": "m"}).close()
+    anyio.run(backend.aclose)
 
 
 def look_after(recording: Recording) -> None:

@@ -1139,7 +1139,8 @@ HOOKS = [
     *("on_start_begins", "on_start_ends", "on_stop_raised", "stop_begins", "stop_self_begins"),
     *("stop_runtime_begins", "stop_ends", "failure_begins", "failure_ends", "decision_begins"),
     *("restart_begins", "restart_ends", "limits_begins", "limits_ends", "put_begins", "put_failed"),
-    *("get_begins", "got", "message_begins", "processed", "pushed", "ask_failed", "audited", "_state"),
+    *("get_begins", "got", "message_begins", "processed", "pushed", "push_ends", "ask_failed", "audited"),
+    "_state",
 ]
 
 
@@ -1159,6 +1160,8 @@ def test_every_hook_is_among_those_that_were_made_to_raise():
     public = {name for cls in Tracker.__mro__[:-1] for name in vars(cls) if not name.startswith("_")} - {
         "snapshots",
         "gauges",
+        "follows",
+        "told",
     }
     assert public <= set(HOOKS)
 

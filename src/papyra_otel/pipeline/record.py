@@ -21,6 +21,7 @@ def attributes_of(fact: Fact, *, payload: bool) -> dict[str, Any]:
     attributes = faithful(fact.attributes)
     if not payload:
         attributes.pop(semconv.MESSAGE_PAYLOAD, None)
+        attributes.pop(semconv.PERSISTED, None)
     attributes[semconv.SYSTEM_ID] = fact.system
     if fact.actor is not None:
         attributes[semconv.ACTOR_ADDRESS] = fact.actor

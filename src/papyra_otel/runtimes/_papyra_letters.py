@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -35,6 +36,7 @@ class Observer:
         self.able: frozenset[Ability] = frozenset()
         self.unsupported: tuple[str, ...] = ()
         self.version: str | None = None
+        self._told = threading.local()
 
     def _state(self, system: Any) -> SystemState:
         key = id(system)
@@ -74,10 +76,20 @@ class Observer:
         """``DeadLetterMailbox.push``: papyra gave up on a message."""
         refused = isinstance(sys.exc_info()[1], self._names.mailbox_closed)
         message = letter.message
+        self._told.letter = None
         kind = self._kind(message, asked=letter.expects_reply)
         if type(message) is str and message == "proxy" and _called_from(self._names.proxy_code):
             kind = "proxy"  # ActorRef.proxy() itself found nobody there
         self._dead_letter(mailbox, letter.target, message, kind, refused=refused)
+        self._told.letter = letter
+
+    def push_ends(self) -> None:
+        """After ``DeadLetterMailbox.push``, during which ``told`` holds."""
+        self._told.letter = None
+
+    def told(self, letter: Any) -> bool:
+        """Say whether *letter* is being pushed in this thread and was recorded: old references push past us."""
+        return getattr(self._told, "letter", None) is letter
 
     def ask_failed(self, ref: Any, message: Any, error: BaseException, timeout: Any) -> None:
         """``ActorRef.ask`` raised one of its own errors: nobody answered, or nobody was there any more."""

@@ -136,6 +136,7 @@ class Life:
         "raised",
         "ready",
         "reason",
+        "relied_upon",
         "restarts",
         "rt",
         "sender",
@@ -155,6 +156,7 @@ class Life:
         self.incarnation = 0
         self.started = self.ready = self.start_failed = False
         self.reason: str | None = None
+        self.relied_upon = False
         self.failures: list[Failure] = []
         self.restarts: list[Restart] = []
         self.starts: list[Start] = []

@@ -41,11 +41,18 @@ class Tracker(Messages):
         self, ability: Ability, verb: Callable[..., None], life: Life, *args: Any, **detail: Any
     ) -> None:
         """Record one fact; if that fails, what is known about the actor stays right all the same."""
-        if self.enabled and ability in self.able:
+        if (self.enabled or life.relied_upon) and ability in self.able:
             try:
                 verb(life.actor(), *args, **detail)
             except Exception:
                 self._guard.failed(f"papyra.{verb.__name__}")
+
+    def follows(self, rt: Any, *, ends: bool) -> bool:
+        """Say whether the facts of this actor come from here; with *ends*, its last one then does in any case."""
+        life = self.lives.get(id(rt))
+        if life is not None and ends:
+            life.relied_upon = True
+        return life is not None
 
     # --- the system -----------------------------------------------------------------------------
 

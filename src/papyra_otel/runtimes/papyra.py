@@ -156,6 +156,19 @@ class PapyraAdapter:
         """Return what each open system shows now."""
         return () if self._tracker is None or not self._tracker.enabled else self._tracker.gauges()
 
+    def tells(self, ability: Ability, subject: Any = None, *, ends: bool = False) -> bool:
+        """Say whether this adapter itself records, or has just recorded, what papyra now says about *subject*.
+
+        That is papyra's record of an actor, a dead letter, or None for an audit. With *ends*, that the actor ends,
+        the answer holds beyond ``uninstall``: its end is recorded.
+        """
+        tracker = self._tracker
+        if tracker is None or not tracker.enabled or ability not in self._able:
+            return False
+        if ability is Ability.DEAD_TARGET:
+            return tracker.told(subject)
+        return ability is Ability.AUDIT or tracker.follows(subject, ends=ends)
+
     def _learn(self, missing: list[str]) -> None:
         """Note what cannot be told for want of *missing* names, and warn once."""
         self._missing = tuple(sorted(set(missing)))
@@ -330,7 +343,13 @@ class PapyraAdapter:
                     tracker.pushed(self, dl)
             except Exception:
                 failed("papyra.push")
-            return original(self, dl)
+            try:
+                return original(self, dl)
+            finally:
+                try:
+                    tracker.push_ends()
+                except Exception:
+                    failed("papyra.push.ends")
 
         return wrapper
 
