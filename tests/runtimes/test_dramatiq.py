@@ -332,6 +332,27 @@ def test_time_limits_and_shutdowns_interrupt_a_handler_and_never_us(
     assert counters.read(s.INSTRUMENTATION_ERRORS) == []
 
 
+def test_a_success_that_is_interrupted_in_somebodys_hook_is_one_failure_as_dramatiq_takes_it(
+    adapter: DramatiqAdapter, tape: Tape
+) -> None:
+    interrupts = [Shutdown()]
+
+    class Late(Middleware):
+        def after_process_message(self, *_: Any, **__: Any) -> None:
+            if interrupts:
+                raise interrupts.pop()
+
+    broker = new_broker(Late())
+
+    @dramatiq.actor(broker=broker, max_retries=1, **FAST)
+    def job() -> None: ...
+
+    with working(broker):
+        job.send()
+    error = f"{Shutdown.__module__}.Shutdown"
+    assert tape.story("job") == declared() + raised(error, "retry policy retried 1") + handled()
+
+
 def test_a_dead_letter_shows_its_message_without_secrets_and_traceback(
     adapter: DramatiqAdapter, tape: Tape
 ) -> None:

@@ -228,7 +228,8 @@ def test_an_audit_reads_the_queues_and_leaves_no_trace_in_the_server(
         assert (audit.dead_letters, list(audit.reasons)) == (2, [])
         assert {key: client.dump(key) for key in client.scan_iter()} == before
         pool.release(connection)
-    pool.disconnect()
+        pool.disconnect()
+        eventually(lambda: len(client.client_list()) == 1)  # this one: none is left of an audit
 
 
 def test_an_audit_of_a_broker_that_is_away_says_so_in_time_and_recovers(
@@ -259,6 +260,19 @@ def test_what_an_audit_may_not_read_is_not_supported(adapter: DramatiqAdapter, l
         assert list(audit.reasons) == []
         assert Ability.MAILBOX_DEPTH.value in audit.unsupported
     broker.client.close()
+
+
+def test_a_client_of_somebodys_own_making_is_not_supported_and_not_unhealthy(
+    adapter: DramatiqAdapter, server: Server
+) -> None:
+    class Strange:
+        def register_script(self, script: object) -> None: ...
+
+    broker = RedisBroker(client=Strange(), middleware=[])
+    dramatiq.actor(lambda: None, broker=broker, actor_name="job")
+    (audit,) = adapter.audits()
+    assert (audit.mailbox_depths, list(audit.reasons)) == (None, [])
+    assert Ability.MAILBOX_DEPTH.value in audit.unsupported
 
 
 def test_messages_over_redis_are_recorded_by_workers_in_the_same_process(

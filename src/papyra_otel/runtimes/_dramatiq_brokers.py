@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from papyra_otel.recorder import AuditSnapshot
-from papyra_otel.runtimes._dramatiq_queues import QueueReader
+from papyra_otel.runtimes._dramatiq_queues import read_queues
 from papyra_otel.runtimes._dramatiq_state import Roster
 from papyra_otel.runtimes.adapter import Ability
 
@@ -20,33 +20,32 @@ class Brokers:
     """Every broker seen so far that is still there; none is kept alive. Thread-safe."""
 
     def __init__(self) -> None:
-        self._held: dict[int, tuple[weakref.ref[Any], QueueReader]] = {}
+        self._held: dict[int, weakref.ref[Any]] = {}
 
     def add(self, broker: Any) -> None:
         """Take note of *broker*, unless it is None or known."""
         held, identity = self._held, id(broker)
         if broker is not None and identity not in held:
-            held[identity] = (weakref.ref(broker, lambda _: held.pop(identity, None)), QueueReader())
+            held[identity] = weakref.ref(broker, lambda _: held.pop(identity, None))
 
     def clear(self) -> None:
-        """Forget them all, and give up the connections to them."""
-        readers = [reader for _, reader in list(self._held.values())]
+        """Forget them all."""
         self._held.clear()
-        for reader in readers:
-            reader.close()
 
     def __len__(self) -> int:
         return len(self._held)
 
     def actor_names(self) -> set[str]:
         """Return the names of all declared actors."""
-        brokers = [watch() for watch, _ in list(self._held.values())]
-        return {name for broker in brokers if broker is not None for name in list(broker.actors)}
+        return {name for broker in self._living() for name in list(broker.actors)}
+
+    def _living(self) -> list[Any]:
+        brokers = [watch() for watch in list(self._held.values())]
+        return [broker for broker in brokers if broker is not None]
 
     def audit(self, system: str, roster: Roster, unsupported: Sequence[str]) -> list[AuditSnapshot]:
         """Return the one snapshot there is of *system*; none while dramatiq is not in use. May ask the brokers."""
-        watched = [(watch(), reader) for watch, reader in list(self._held.values())]
-        brokers = [(broker, reader) for broker, reader in watched if broker is not None]
+        brokers = self._living()
         living, dead = roster.living_and_dead()
         if not brokers and not living and not dead:
             return []
@@ -70,15 +69,15 @@ class Brokers:
         return [snapshot]
 
 
-def _waiting(brokers: list[tuple[Any, QueueReader]]) -> tuple[dict[str, int] | None, int | None, list[str]]:
+def _waiting(brokers: list[Any]) -> tuple[dict[str, int] | None, int | None, list[str]]:
     """Return the depths of all queues and the number of dead letters, None where nobody can tell; and why not."""
     depths: dict[str, int] = {}
     letters = 0
     reasons: list[str] = []
     readable = False
-    for broker, reader in brokers:
+    for broker in brokers:
         try:
-            read = reader.read(broker)
+            read = read_queues(broker)
         except Exception as error:
             reasons.append(f"the broker's queues cannot be read: {type(error).__name__}")
             continue

@@ -142,8 +142,7 @@ class DramatiqAdapter:
         self._handlings.clear()
         self._deciding.clear()
         self._roster.clear()
-        with self._guard("dramatiq.close"):
-            self._brokers.clear()
+        self._brokers.clear()
 
     def gauges(self) -> Iterable[RuntimeGauges]:
         """Return how long handlers run by now, and how many actors are declared. Waits for nobody."""
@@ -453,14 +452,20 @@ class DramatiqAdapter:
             if code is not None and raised_in(current_error(), code):
                 handling.dead_reason = "expired"
 
+    def _ended(self, message: Any) -> Handling | None:
+        """Forget *message*, and return what was known of it."""
+        if self._deciding:  # left there by an interrupt in somebody's hook
+            self._deciding.pop(message.message_id, None)
+        return self._handlings.pop(id(message), None)
+
     def _acknowledged(self, broker: Any, message: Any) -> None:
         del broker
-        handling = self._handlings.pop(id(message), None)
+        handling = self._ended(message)
         if handling is not None and handling.unsettled:
             self._tell_dead_letter(handling.actor, message, "lost")
 
     def _rejected(self, broker: Any, message: Any) -> None:
-        handling = self._handlings.pop(id(message), None)
+        handling = self._ended(message)
         if handling is not None:
             self._tell_dead_letter(handling.actor, message, handling.dead_reason)
         else:  # by a consumer thread, before any handler
