@@ -149,7 +149,9 @@ def test_a_receiver_that_hangs_does_not_keep_the_command(damaged, tmp_path, prot
     said = done.stderr.splitlines()
     assert said
     assert all(line.startswith("Telemetry of this run was not exported: ") for line in said)
-    assert "logs: no answer in 0.2 s." in done.stderr or "logs and metrics: no answer in 0.2 s." in done.stderr
+    assert (
+        "logs: no answer in 0.2 s." in done.stderr or "logs and metrics: no answer in 0.2 s." in done.stderr
+    )
 
 
 def test_wrong_settings_are_told(damaged, monkeypatch, capsys):
