@@ -100,6 +100,12 @@ def test_a_window_that_ends_with_the_next_event_is_told_too(storm):
     assert [fact.attributes[s.SUPPRESSED_COUNT] for fact in told] == [2, 2]
 
 
+def test_what_a_setting_asks_for_passes(storm):
+    assert storm.passed(100, name=s.MESSAGE_PROCESSED) == 100
+    audit = Fact(kind=FactKind.AUDIT, name=s.AUDIT_COMPLETED, time_unix_nano=NOW, system="shop")
+    assert all(storm.limiter.passes(audit) for _ in range(100))
+
+
 def test_few_events_make_no_summary(storm):
     storm.passed(10)
     assert storm.woken == 0

@@ -1,7 +1,8 @@
 """What keeps a storm of like events from the collector: live forwarding shows the first ones, then says how many more.
 
 The log keeps every fact, and metrics count every one; nothing here concerns them. Like are events of one name, system
-and actor type with the same error type or, where there is none, message type.
+and actor type with the same error type or, where there is none, message type. Audits and processed messages always
+pass: somebody set how often, or that, they are forwarded.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class Limiter:
 
     def passes(self, fact: Fact) -> bool:
         """Say whether *fact* is to be forwarded in full; if not, it is counted and will be told in a summary."""
+        if fact.kind is FactKind.AUDIT or fact.name == semconv.MESSAGE_PROCESSED:
+            return True  # as frequent as a setting asks for
         attributes = fact.attributes
         like = _Like(fact.system, fact.name, _text(attributes.get(semconv.ACTOR_TYPE)), *_what(attributes))
         now = self._ticks()
