@@ -180,7 +180,10 @@ def otel(session: nox.Session, which: str) -> None:
     newer_only = [] if which == "oldest" else group("declarative")
     session.install(*EDITABLE, *group("test"), *newer_only, *chosen)
     session.run(
-        "pytest", *SIDE_BY_SIDE, *existing("tests/pipeline", "tests/delivery", "tests/e2e"), *session.posargs
+        "pytest",
+        *SIDE_BY_SIDE,
+        *existing("tests/pipeline", "tests/delivery", "tests/registry", "tests/e2e"),
+        *session.posargs,
     )
 
 

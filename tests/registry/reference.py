@@ -95,7 +95,7 @@ def _span(span: Span) -> str:
 
 
 def _uses(attributes: Mapping[str, Used]) -> str:
-    return ", ".join(_use(used) for used in attributes.values())
+    return ", ".join(_use(used) for used in attributes.values()) or "none"
 
 
 def _use(used: Used) -> str:
