@@ -172,6 +172,33 @@ def runtimes(session: nox.Session, runtime: str, which: str) -> None:
 
 
 @nox.session(python=NEWEST)
+def papyra_tests(session: nox.Session) -> None:
+    """Run papyra's own tests, unchanged, on our backend, over memory, files and a server.
+
+    They are in no package: ``-- FOLDER`` names papyra's repository, else it is cloned; where that cannot be done
+    the session is skipped.
+    """
+    frameworks = ["starlette", "fastapi", "lilya", "ravyn", "httpx", "httpx2"]
+    session.install(*EDITABLE, *group("test"), *frameworks)
+    folder = session.posargs[0] if session.posargs else _papyras_repository(session)
+    session.run("python", "tests/upstream/run.py", folder)
+
+
+def _papyras_repository(session: nox.Session) -> str:
+    """Return a folder with papyra's repository as it was when the list of what is left out was made."""
+    folder = Path(session.virtualenv.location, "papyra").resolve()
+    if not (folder / "tests").is_dir():
+        url, commit = "https://github.com/dymmond/papyra", "636ce6c"
+        cloned = session.run(
+            "git", "clone", "-q", url, str(folder), external=True, success_codes=[0, 128], silent=True
+        )
+        if not (folder / "tests").is_dir():
+            session.skip(f"papyra's tests cannot be cloned ({cloned}); name their folder: -- FOLDER")
+        session.run("git", "-C", str(folder), "checkout", "-q", commit, external=True)
+    return str(folder)
+
+
+@nox.session(python=NEWEST)
 @BOTH_ENDS
 def otel(session: nox.Session, which: str) -> None:
     """Test the pipeline on the oldest and the newest OpenTelemetry we support."""
