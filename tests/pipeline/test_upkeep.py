@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -734,6 +735,19 @@ def test_where_no_thread_can_be_started_any_more_nothing_is_raised_and_errands_w
     for thread in (auditor, Scanner(None, Guard(counters), 60.0)):  # type: ignore[arg-type]
         thread.start()
         thread.stop()
+
+
+def test_a_forked_child_takes_the_queues_that_go_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gevent replaces both at once; a thread of one kind that waits for a queue of the other blocks all of them."""
+
+    class Replaced(queue.SimpleQueue[Any]):
+        pass
+
+    counters = Counters()
+    courier = Courier(counters, Guard(counters))
+    monkeypatch.setattr(queue, "SimpleQueue", Replaced)
+    courier.after_fork_in_child()
+    assert isinstance(courier._errands, Replaced)
 
 
 class Nowhere:

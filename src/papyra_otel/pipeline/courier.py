@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 from papyra_otel import semconv
 from papyra_otel.pipeline.counters import Counters
@@ -26,7 +27,7 @@ class Courier:
     def __init__(self, counters: Counters, guard: Guard) -> None:
         self._counters = counters
         self._guard = guard
-        self._errands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def post(self, errand: Callable[[], None]) -> None:
@@ -64,7 +65,8 @@ class Courier:
 
     def after_fork_in_child(self) -> None:
         """Begin again with nothing: what waits is the parent's to do."""
-        self._errands = SimpleQueue()
+        # Looked up now: gevent may have replaced threads and queues since, and then they only go together.
+        self._errands = queue.SimpleQueue()
         if self._thread is not None:
             self._thread = None
             self.start()
