@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, Final, cast
 
 from opentelemetry import context as otel
-from opentelemetry import propagate
 
 from papyra_otel.runtimes.tracing import Context, context_from, inject, sender_context
 
@@ -38,6 +37,8 @@ def take_out(message: Any) -> None:
 
 def sent_in(message: Any) -> Context | None:
     """Return the context that *message* was sent in, None outside of any trace."""
+    from opentelemetry import propagate  # noqa: PLC0415 - looks for propagators when it is imported
+
     carrier = message.options.get(OPTION)
     told: dict[object, object] = (
         cast("dict[object, object]", carrier) if isinstance(carrier, dict) else message.options
