@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from papyra_otel.facts import Entry, Fact, FactKind
     from papyra_otel.log import FactLog, open_log
     from papyra_otel.persistence import PapyraPersistence
-    from papyra_otel.plugin import Recording, disable, enable
+    from papyra_otel.plugin import Recording, current, disable, enable
     from papyra_otel.recorder import Actor, Recorder
     from papyra_otel.reports import Anomaly, CompactionReport, Progress, RecoveryReport, ScanReport
 
@@ -50,6 +50,7 @@ __all__ = [
     "Recording",
     "RecoveryReport",
     "ScanReport",
+    "current",
     "disable",
     "enable",
     "open_log",
@@ -71,7 +72,7 @@ _HOMES = {
     "facts": ("Entry", "Fact", "FactKind"),
     "log": ("FactLog", "open_log"),
     "persistence": ("PapyraPersistence",),
-    "plugin": ("Recording", "disable", "enable"),
+    "plugin": ("Recording", "current", "disable", "enable"),
     "recorder": ("Actor", "Recorder"),
     "reports": ("Anomaly", "CompactionReport", "Progress", "RecoveryReport", "ScanReport"),
 }

@@ -80,11 +80,13 @@ class Recording:
     """What is being recorded in this process, or why nothing is.
 
     *active* is False when recording was asked for and is not possible; *error* says why. *recorder* works
-    either way, so the program's own code may record facts without asking. Thread-safe.
+    either way, so the program's own code may record facts without asking. *was_chosen*: settings for it were given in
+    a configuration file, or to an instrumentor. Thread-safe.
     """
 
     def __init__(self, settings: Settings | None, error: PapyraOtelError | None = None) -> None:
         self.error = error
+        self.was_chosen = False
         self.active: bool = error is None
         self.settings = settings
         self.leases = 0  # how many use it besides the runtimes it instruments: see ``lease``
@@ -619,10 +621,14 @@ def release(recording: Recording) -> bool:
 def instrument(runtime: str, overrides: Mapping[str, Any] | None = None) -> Recording:
     """Instrument one runtime, as an entry point does. Ends the process where ``startup=fail`` asks for it."""
     with _lock:
+        chosen = any(value is not None for value in (overrides or {}).values())
+        if _recording is not None and _recording.was_chosen and not (_recording.active or chosen):
+            return _recording  # one that was configured otherwise failed: no other was asked for in its place
         try:
             recording = _obtain(overrides or {})
         except LogDamaged as error:
             ends.refuse(error)
+        recording.was_chosen |= chosen
         _guarded_instrument(recording, runtime)
         return recording
 

@@ -92,3 +92,7 @@ def errors(error: PapyraOtelError) -> str:
     if isinstance(error, LogTooNew):
         assert_type(error.version, int)
     return str(error)
+
+
+def this_process() -> None:
+    assert_type(papyra_otel.current(), "papyra_otel.Recording | None")
