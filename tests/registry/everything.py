@@ -208,7 +208,7 @@ class _Failing(MemoryLog):
 
 
 def fail(recording: Recording) -> None:
-    """Lose a fact, and let our own code fail."""
+    """Lose facts, one more than are told in full, and let our own code fail."""
     timed = recording._log
     works = timed._write
 
@@ -216,8 +216,10 @@ def fail(recording: Recording) -> None:
         timed._write = works
         raise TypeError("this fact cannot be stored")
 
-    timed._write = breaks
-    recording.recorder.started(ACTOR)
+    for _ in range(11):
+        timed._write = breaks
+        recording.recorder.started(ACTOR)
+        recording.flush()  # which tells of it
     with recording._guard("emit"):
         raise RuntimeError("a fault of ours")
     recording._post_duration("flush", 0.001, "EIO")
