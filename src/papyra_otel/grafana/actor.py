@@ -28,6 +28,7 @@ _FLOW = Row(
         Panel(
             id=2,
             kind=Kind.LINES,
+            width=6,
             title="Instances, by state",
             description="Actors of the picked types now, by what they do.",
             unit="short",
@@ -43,6 +44,7 @@ _FLOW = Row(
         Panel(
             id=3,
             kind=Kind.LINES,
+            width=6,
             title="Arriving against handled",
             description="Messages per second that came in and that were handled. What arrives is reckoned "
             "from what was "
@@ -56,12 +58,25 @@ _FLOW = Row(
         Panel(
             id=4,
             kind=Kind.LINES,
+            width=6,
             title="Waiting against working",
             description="How long a message waits, reckoned from the mailboxes and the rate (Little's "
             "law), and how long "
             "handling it takes on average.",
             unit="s",
             queries=[Query(f"{_WAITING} / ({_DONE} > 0)", "waiting"), Query(_WORK, "working")],
+        ),
+        Panel(
+            id=7,
+            kind=Kind.LINES,
+            title="Waiting in mailboxes, and for room in one",
+            description="Messages in mailboxes, and senders that wait because a mailbox is full.",
+            unit="short",
+            queries=[
+                Query(_WAITING, "messages"),
+                Query(q.summed(q.picked(s.BLOCKED_SENDERS, _ASKED)), "senders waiting"),
+            ],
+            width=6,
         ),
         Panel(
             id=5,

@@ -44,6 +44,7 @@ _PLAIN: Final = (
     s.ACTOR_COUNT,
     s.MAILBOX_COUNT,
     s.MAILBOX_MAX,
+    s.BLOCKED_SENDERS,
     s.REGISTRY_ENTRIES,
 )
 _SECONDS: Final = (
