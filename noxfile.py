@@ -175,11 +175,7 @@ def runtimes(session: nox.Session, runtime: str, which: str) -> None:
 
 @nox.session(python=NEWEST)
 def papyra_tests(session: nox.Session) -> None:
-    """Run papyra's own tests, unchanged, on our backend, over memory, files and a server.
-
-    They are in no package: ``-- FOLDER`` names papyra's repository, else it is cloned; where that cannot be done
-    the session is skipped.
-    """
+    """Run papyra's own tests on our backend: from the folder after ``--``, else cloned, as no package has them."""
     frameworks = ["starlette", "fastapi", "lilya", "ravyn", "httpx", "httpx2"]
     session.install(*EDITABLE, *group("test"), *frameworks)
     folder = session.posargs[0] if session.posargs else _papyras_repository(session)

@@ -84,7 +84,12 @@ class Recording:
     a configuration file, or to an instrumentor. Thread-safe.
     """
 
-    def __init__(self, settings: Settings | None, error: PapyraOtelError | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None, error: PapyraOtelError | None = None, *, again: bool = False
+    ) -> None:
+        self._again = (
+            again  # an actor may be waiting: what is behind a network is left to the writer's thread
+        )
         self.error = error
         self.was_chosen = False
         self.active: bool = error is None
@@ -107,7 +112,7 @@ class Recording:
             "papyra-otel-limiter", _nothing, chore=self._tell_hidden, chore_seconds=TELL_SECONDS
         )
         self._said_spilled = self._said_left = 0
-        self._reachable = True
+        self._reachable = not again
         if settings is not None and self.active:
             self._assemble(settings)
         self.recorder: Recorder = self._new_recorder(settings)
@@ -205,8 +210,9 @@ class Recording:
             resource=resource_now,
         )
         log = open_log(settings.log, retention=settings.retention, options=options)
-        self._reachable = _prepared(log, settings)
-        _say_unsupported(settings, log)
+        if not (self._again and log.capabilities.behind_a_network):
+            self._reachable = _prepared(log, settings)
+            _say_unsupported(settings, log)
         self._backend = log.capabilities.backend
         self._log = TimedLog(log, self._post_duration)
         far = log.capabilities.behind_a_network
@@ -571,12 +577,13 @@ def disable() -> None:
             recording.close()
 
 
-def lease(overrides: Mapping[str, Any]) -> Recording:
+def lease(overrides: Mapping[str, Any], *, again: bool = False) -> Recording:
     """Return a recording into the log that *overrides* name, for facts that come without an adapter.
 
     It is the process's own recording where that writes to the same log, so that facts keep one order and share
     what absorbs an outage; else one besides it. Give it back with ``release``. Raises ConfigError for wrong settings;
-    a log that cannot be written is said, and the recording is then not *active*.
+    a log that cannot be written is said, and the recording is then not *active*. *again*: it was leased before, and
+    an actor may be waiting, so nothing is asked of a network here.
     """
     with _lock:
         settings = Settings.load(overrides)
@@ -589,7 +596,7 @@ def lease(overrides: Mapping[str, Any]) -> Recording:
             ):
                 recording.leases += 1
                 return recording
-        recording = _besides(settings)
+        recording = _besides(settings, again=again)
         recording.leases += 1
         if recording.active:
             _leased.append(recording)
@@ -597,9 +604,9 @@ def lease(overrides: Mapping[str, Any]) -> Recording:
         return recording
 
 
-def _besides(settings: Settings) -> Recording:
+def _besides(settings: Settings, *, again: bool) -> Recording:
     try:
-        return Recording(settings)
+        return Recording(settings, again=again)
     except ConfigError:
         raise
     except LogError as error:

@@ -43,6 +43,7 @@ from papyra_otel import FactKind, LogError, PapyraPersistence, open_log, plugin
 from papyra_otel import semconv as s
 from papyra_otel.errors import ConfigError
 from papyra_otel.log.file.fs import OsFileSystem
+from papyra_otel.log.redis.redislog import RedisLog
 from papyra_otel.persistence import watching
 from redis_servers.processes import free_port
 
@@ -696,6 +697,26 @@ def test_a_server_that_goes_and_comes_back_has_every_event(run, make, lab, tmp_p
 
     async def until_stored(count):
         return len(await backend.list_events()) >= count
+
+    run(main)
+
+
+def test_what_comes_after_the_end_waits_for_no_server(run, make, redis_server, monkeypatch):
+    backend = make(redis_server.url)
+
+    def connect(_):
+        raise AssertionError("an actor is waiting")
+
+    async def main():
+        async with ActorSystem(persistence=backend) as system:
+            ref = system.spawn(Worker)
+            await ref.ask(1)
+        monkeypatch.setattr(RedisLog, "prepare", connect)
+        with pytest.raises(ActorStopped):
+            await ref.tell("late")
+        await backend.aclose()
+        assert [x.payload for x in await backend.list_dead_letters()] == ["late"]
+        assert backend.metrics.snapshot()["write_errors"] == 0
 
     run(main)
 

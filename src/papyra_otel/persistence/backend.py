@@ -187,7 +187,7 @@ class PapyraPersistence(PersistenceBackend):
             return held
         with self._lock:
             if self._held is None or not self._held.active:
-                self._held = plugin.lease(self._chosen)
+                self._held = plugin.lease(self._chosen, again=self._closed)
                 self._seen_bytes, self._seen_lost = self._held.stored_bytes(), self._held.lost()
             return self._held
 

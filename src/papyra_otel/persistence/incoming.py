@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -45,6 +44,7 @@ _REGISTRY_FIELDS = {"registry_orphans": s.AUDIT_REGISTRY_ORPHANS, "registry_dead
 _REGISTRY_NAMES_MAX = 20
 _PAYLOAD_CHARS_MAX = 32_768
 _UNKNOWN = "unknown"
+_MISSING: Any = object()
 # What lies outside cannot be a wall time of now, so it is another clock's: papyra's is that of the event loop.
 _EARLIEST_SECONDS = 946_684_800.0  # 2000-01-01
 _LATEST_SECONDS = 9_000_000_000.0  # 2255, before nanoseconds leave 64 bits
@@ -83,7 +83,7 @@ def lifecycle(record: object, known: Known | None, system: str | None) -> Event:
     at, kept = _time(given.get("timestamp"), known)
     attributes = _about(given, ("actor_address", "address"), known, system, kept)
     if name == s.PERSISTENCE_RECORDED:
-        kept["event_type"] = kind
+        kept["event_type"] = jsonable(kind, redact=True)
         attributes = {key: attributes[key] for key in (s.SYSTEM_ID, s.ACTOR_ADDRESS, s.ACTOR_TYPE)}
     said: Any = given.get("payload")
     if said is None and event_type is None and not isinstance(record, Mapping):
@@ -132,7 +132,7 @@ def audit(record: object, known: Known | None, system: str | None) -> Event:
             continue
         attributes[attribute] = registered[:_REGISTRY_NAMES_MAX]
         if len(registered) > _REGISTRY_NAMES_MAX:
-            kept[field] = registered
+            kept[field] = jsonable(registered, redact=True)
         if registered:
             reasons.append(f"{len(registered)} {field.replace('_', ' ')}")
     attributes[s.AUDIT_HEALTHY] = not reasons
@@ -145,7 +145,7 @@ def since_unix_nano(seconds: float | None) -> int | None:
     """Return from when on facts can be of *seconds* or later; None where any can: some keep another clock's time."""
     if seconds is None or not _EARLIEST_SECONDS <= seconds <= _LATEST_SECONDS:
         return None
-    return int(Fraction(seconds) * 1_000_000_000)
+    return _nanos(seconds)
 
 
 def unreadable(kind: str, system: str | None, error: BaseException) -> Event:
@@ -168,30 +168,32 @@ def unreadable(kind: str, system: str | None, error: BaseException) -> Event:
 
 def _event(name: str, severity: str, at: int, attributes: dict[str, Any], kept: Mapping[str, Any]) -> Event:
     if kept:
-        attributes[s.PERSISTED] = msgspec.json.encode(jsonable(kept, redact=True)).decode()
+        attributes[s.PERSISTED] = msgspec.json.encode(kept).decode()
     return Event(name=name, severity=severity, time_unix_nano=at, attributes=attributes)
 
 
 def _fields(record: object, names: Iterable[str]) -> dict[str, Any]:
-    """Return what *record* holds under *names*; of a dict and of a dataclass, all it holds under text."""
+    """Return what *record*, a dict or any object, holds under *names*."""
     if isinstance(record, Mapping):
         return {name: record[name] for name in names if name in record}
-    if is_dataclass(record) and not isinstance(record, type):
-        held = {field.name for field in fields(record)}
-        return {n: getattr(record, n) for n in names if n in held or (n == "payload" and hasattr(record, n))}
-    missing = object()
-    found = {name: getattr(record, name, missing) for name in names}
-    return {name: value for name, value in found.items() if value is not missing}
+    found = {name: getattr(record, name, _MISSING) for name in names}
+    return {name: value for name, value in found.items() if value is not _MISSING}
 
 
 def _time(timestamp: object, known: Known | None) -> tuple[int, dict[str, Any]]:
     """Return the wall time of a record, and what to keep of its own: papyra's is its event loop's clock."""
     if isinstance(timestamp, (int, float)) and not isinstance(timestamp, bool):
         if _EARLIEST_SECONDS <= timestamp <= _LATEST_SECONDS:
-            return round(Fraction(timestamp) * 1_000_000_000), {}
+            return _nanos(timestamp), {}
         if known is None:
-            return time.time_ns(), {"timestamp": timestamp}
+            return time.time_ns(), {"timestamp": jsonable(timestamp)}
     return time.time_ns(), {}
+
+
+def _nanos(seconds: float) -> int:
+    """Return nanoseconds so exact that dividing them gives *seconds* again."""
+    numerator, denominator = seconds.as_integer_ratio()
+    return (2_000_000_000 * numerator + denominator) // (2 * denominator)
 
 
 def _system(given: Mapping[str, Any], override: str | None) -> str:
@@ -208,7 +210,7 @@ def _about(
 ) -> dict[str, Any]:
     address: Any = next((given[name] for name in names if given.get(name) is not None), None)
     if address is None or _is_mapping(address):
-        kept["address"] = address
+        kept["address"] = jsonable(address, redact=True)
     attributes: dict[str, Any] = {
         s.SYSTEM_ID: _system(given, system),
         s.ACTOR_ADDRESS: _UNKNOWN if address is None else address_text(address),
