@@ -18,6 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "program" in getattr(item, "fixturenames", ()) and Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.collector)
+            item.add_marker(pytest.mark.timeout(900))  # the first one may have to build it
 
 
 @pytest.fixture(scope="session")
