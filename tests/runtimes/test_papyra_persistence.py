@@ -541,7 +541,7 @@ def damaged(tmp_path, make):
     anyio.run(backend.aclose)
     (segment,) = (tmp_path / "facts").glob("*/events/*.ndjson")
     lines = segment.read_bytes().splitlines(keepends=True)
-    lines[2] = lines[2].replace(b"actor.started", b"actor.strated")
+    lines[2] = lines[2].replace(b"actor.started", b"actor.stopped")
     segment.write_bytes(b"".join(lines))
     return url
 
