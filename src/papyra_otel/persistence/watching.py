@@ -46,10 +46,10 @@ class Hand:
     __slots__ = ("kind", "known", "taken", "taker")
 
     def __init__(self, kind: str, taker: Taker, known: Known) -> None:
-        self.kind = kind
-        self.taker = taker
-        self.known = known
-        self.taken = False
+        self.kind: str = kind
+        self.taker: Taker = taker
+        self.known: Known = known
+        self.taken: bool = False
 
 
 def in_hand(kind: str, taker: Taker, record: object) -> Known | None:
