@@ -25,7 +25,7 @@ _NOW = Row(
         Panel(
             id=2,
             kind=Kind.STAT,
-            title="Processes reporting",
+            title="Processes",
             description="Processes that record facts and whose metrics arrive.",
             unit="short",
             queries=[Query(f"count(count by (job, instance) ({q.picked(s.QUEUE_CAPACITY)}))")],
@@ -46,7 +46,7 @@ _NOW = Row(
         Panel(
             id=4,
             kind=Kind.STAT,
-            title="Messages per second",
+            title="Messages/s",
             description="Messages that actors handled, well or not, per second.",
             unit="mps",
             queries=[Query(q.per_second(s.PROCESSED_MESSAGES))],

@@ -39,7 +39,7 @@ _NOW = Row(
         Panel(
             id=3,
             kind=Kind.STAT,
-            title="Since the last scan",
+            title="Last scan",
             description="Age of the oldest of the processes' last scans.",
             unit="s",
             queries=[Query(q.summed(q.picked(s.SCAN_AGE), how="max"))],
@@ -115,7 +115,7 @@ _NOW = Row(
         Panel(
             id=9,
             kind=Kind.STAT,
-            title="Oldest undelivered",
+            title="Undelivered",
             description="Age of the oldest fact that the collector has not got yet (forward=outbox).",
             unit="s",
             queries=[Query(q.summed(q.picked(s.DELIVERY_AGE), how="max"))],

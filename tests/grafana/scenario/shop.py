@@ -184,7 +184,7 @@ async def neglected(shop):
     await shop.over.wait()
     del shop.system._registry["nobody"]
     over.set()
-    asyncio.get_running_loop().create_task(look_after(shop))
+    shop.caring = asyncio.create_task(look_after(shop))
 
 
 async def look_after(shop) -> None:
