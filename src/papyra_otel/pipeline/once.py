@@ -74,7 +74,7 @@ class Once:
         metrics = Metrics(MeterProvider([self._reader], resource=told, shutdown_on_exit=False))
         backend = log.capabilities.backend
         counters = Counters()
-        self.upkeep = Upkeep(
+        self.upkeep: Upkeep = Upkeep(
             log,
             counters,
             Guard(counters),

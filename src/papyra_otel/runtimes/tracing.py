@@ -57,7 +57,7 @@ class Handling:
 
     def __init__(self, token: Token[Context], span: Span | None) -> None:
         self.token: Token[Context] | None = token
-        self.span = span
+        self.span: Span | None = span
 
 
 class Tracing:
