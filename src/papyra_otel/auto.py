@@ -15,6 +15,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from papyra_otel import plugin
 from papyra_otel.pipeline.exporter import FactExporter
 from papyra_otel.pipeline.logger import FactLogger
+from papyra_otel.runtimes.ray_processes import belongs_to_ray
 
 __all__ = [
     "INSTRUMENTORS",
@@ -22,6 +23,7 @@ __all__ = [
     "FactLogExporter",
     "PapyraInstrumentor",
     "PykkaInstrumentor",
+    "RayInstrumentor",
     "RecordingConfiguration",
 ]
 
@@ -74,6 +76,8 @@ class _RuntimeInstrumentor(BaseInstrumentor):  # type: ignore[misc] # untyped up
             super().uninstrument(**kwargs)
 
     def _instrument(self, **kwargs: Any) -> None:
+        if belongs_to_ray():  # which inherits the environment; a worker is told by its driver what to record
+            return
         known = {field.name for field in fields(RecordingConfiguration)}
         overrides = {name: value for name, value in kwargs.items() if name in known}
         configuration = kwargs.get("configuration")
@@ -107,10 +111,18 @@ class PykkaInstrumentor(_RuntimeInstrumentor):
     requirement = "pykka >= 4.0"
 
 
+class RayInstrumentor(_RuntimeInstrumentor):
+    """ray."""
+
+    runtime = "ray"
+    requirement = "ray >= 2.40"
+
+
 INSTRUMENTORS: tuple[type[_RuntimeInstrumentor], ...] = (
     PapyraInstrumentor,
     PykkaInstrumentor,
     DramatiqInstrumentor,
+    RayInstrumentor,
 )
 
 

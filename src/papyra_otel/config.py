@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
@@ -245,6 +246,38 @@ class Settings:
         }
         parsed = {_FIELDS[name]: _PARSERS[name](value) for name, value in values.items()}
         return cls(**parsed, service_name=_service_name(source))
+
+    def handed_down(self) -> dict[str, str]:
+        """Return what another process of the same application needs to record as this one: texts for ``load``.
+
+        A relative file log is given its absolute place. What one process does for all (start-up checks, scans,
+        retention) is left out. Credentials in *log* stay: the receiver needs them.
+        """
+        from papyra_otel.log.file.layout import root_of_url  # noqa: PLC0415 - only for runtimes of many processes
+
+        log = self.log
+        if log.startswith("file:"):
+            log = Path(os.path.abspath(root_of_url(log))).as_uri()  # noqa: PTH100 - without following links
+        texts = {
+            "log": log,
+            "system": self.system or self.service_name,
+            "startup": StartupMode.IGNORE.value,
+            "fsync": self.fsync.value,
+            "write": None if self.write is None else self.write.value,
+            "spill": self.spill,
+            "messages": self.messages.text,
+            "payload": self.payload.value,
+            "forward": self.forward.value,
+            "forward_messages": str(self.forward_messages),
+            "forward_payload": str(self.forward_payload),
+            "spans": self.spans.value,
+            "group": self.group.text,
+            "exit_timeout": f"{self.exit_timeout_seconds:f}",
+            "metrics_socket": str(self.metrics_socket),
+            "audit_interval": f"{self.audit_interval_seconds:f}",
+            "scan_interval": "off",
+        }
+        return {name: text for name, text in texts.items() if text is not None}
 
 
 def _setting_of(variable: str) -> str:

@@ -48,7 +48,7 @@ from papyra_otel.pipeline.writer import Ended, FactWriter
 from papyra_otel.pipeline.zeros import Zeros
 from papyra_otel.recorder import EventEmitter, Recorder
 from papyra_otel.reports import CompactionReport, ProgressCallback, RecoveryReport, ScanReport
-from papyra_otel.runtimes.adapter import Adapter, RuntimeCapabilities
+from papyra_otel.runtimes.adapter import Adapter, HandsDown, RuntimeCapabilities
 from papyra_otel.runtimes.auditor import Auditor
 from papyra_otel.runtimes.known import RUNTIMES, adapter_class, known_runtimes
 from papyra_otel.saying import say
@@ -385,6 +385,8 @@ class Recording:
         if made is None:
             return False
         adapter = made(self.recorder, self._guard, self._system_for(runtime, self.settings))
+        if isinstance(adapter, HandsDown):
+            adapter.hand_down(self.settings.handed_down())
         try:
             adapter.install()
         except ModuleNotFoundError:
@@ -558,6 +560,11 @@ def enable(
                 continue
             _guarded_instrument(recording, runtime)
         return recording
+
+
+def join(runtime: str, inherited: Mapping[str, str]) -> Recording:
+    """Record *runtime* in this process as the one that started it does: see ``HandsDown``. Raises nothing."""
+    return enable(runtimes=(runtime,), **dict[str, Any](inherited))
 
 
 def disable() -> None:

@@ -213,13 +213,17 @@ class Recorder:
         self,
         actor: Actor,
         *,
-        message: object,
+        message: object = None,
+        message_type: str | None = None,
         kind: str,
         duration_seconds: float,
         wait_seconds: float | None = None,
         error: BaseException | None = None,
     ) -> None:
-        """Record that *actor* handled *message*, and how long it took; *error* is what its handler raised."""
+        """Record that *actor* handled *message*, or one of *message_type*, and how long it took.
+
+        *error* is what its handler raised.
+        """
         error_type = "" if error is None else qualified_name(type(error))
         key = (actor.system, self._capped_actor_type(actor.type), kind, error_type)
         self._counters.add(s.PROCESSED_MESSAGES, key)
@@ -231,7 +235,7 @@ class Recorder:
             s.SYSTEM_ID: actor.system,
             s.ACTOR_TYPE: actor.type,
             s.ACTOR_ADDRESS: actor.address,
-            s.MESSAGE_TYPE: qualified_name(type(message)),
+            s.MESSAGE_TYPE: message_type or qualified_name(type(message)),
             s.MESSAGE_KIND: kind,
             s.MESSAGE_DURATION: duration_seconds,
         }
@@ -258,10 +262,21 @@ class Recorder:
         self._event(s.ASK_TIMED_OUT, "WARN", _about(actor, detail))
 
     def dead_letter(
-        self, actor: Actor, *, message: object, reason: str, kind: str, stopping: bool = False
+        self,
+        actor: Actor,
+        *,
+        message: object = None,
+        message_type: str | None = None,
+        reason: str,
+        kind: str,
+        stopping: bool = False,
     ) -> None:
-        """Record that *message* could not be delivered to *actor*. *stopping*: its system is going down."""
-        message_type = qualified_name(type(message))
+        """Record that *message*, or one of *message_type*, could not be delivered to *actor*.
+
+        *stopping*: its system is going down. A message that is known by its type only has no payload to tell.
+        """
+        payload = None if message_type else payload_text(message, mode=self._payload.value)
+        message_type = message_type or qualified_name(type(message))
         key = (
             actor.system,
             self._capped_actor_type(actor.type),
@@ -274,7 +289,7 @@ class Recorder:
             s.MESSAGE_TYPE: message_type,
             s.MESSAGE_KIND: kind,
             s.DEAD_LETTER_REASON: reason,
-            s.MESSAGE_PAYLOAD: payload_text(message, mode=self._payload.value),
+            s.MESSAGE_PAYLOAD: payload,
         }
         self._event(s.DEAD_LETTER_CAPTURED, "DEBUG" if stopping else "WARN", _about(actor, detail))
 

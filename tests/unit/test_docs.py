@@ -14,6 +14,7 @@ from papyra_otel.runtimes.adapter import CAPABILITIES
 from papyra_otel.runtimes.dramatiq import DramatiqAdapter
 from papyra_otel.runtimes.papyra import PapyraAdapter
 from papyra_otel.runtimes.pykka import PykkaAdapter
+from papyra_otel.runtimes.ray import RayAdapter
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -28,7 +29,9 @@ def table_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-@pytest.mark.parametrize(("column", "adapter"), [(1, PapyraAdapter), (2, PykkaAdapter), (3, DramatiqAdapter)])
+@pytest.mark.parametrize(
+    ("column", "adapter"), [(1, PapyraAdapter), (2, PykkaAdapter), (3, DramatiqAdapter), (4, RayAdapter)]
+)
 def test_the_table_of_runtimes_is_what_the_adapters_can(column, adapter):
     counters = Counters()
     made = adapter(Recorder(Nowhere(), counters), Guard(counters), "s")

@@ -6,12 +6,20 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from papyra_otel.pipeline.gauges import RuntimeGauges
 from papyra_otel.recorder import AuditSnapshot
 
-__all__ = ["CAPABILITIES", "Ability", "Adapter", "RuntimeCapabilities", "supported", "warn_of_missing"]
+__all__ = [
+    "CAPABILITIES",
+    "Ability",
+    "Adapter",
+    "HandsDown",
+    "RuntimeCapabilities",
+    "supported",
+    "warn_of_missing",
+]
 
 _logger = logging.getLogger("papyra_otel")
 
@@ -111,4 +119,13 @@ class Adapter(Protocol):
 
     def audits(self) -> Iterable[AuditSnapshot]:
         """Return the state of each system of this runtime, now. Called from another thread than the actors'."""
+        ...
+
+
+@runtime_checkable
+class HandsDown(Protocol):
+    """An adapter, besides, whose runtime starts processes that are to record as this one does."""
+
+    def hand_down(self, inherited: Mapping[str, str]) -> None:
+        """Take what such a process gives to ``plugin.join``. Called before ``install``."""
         ...

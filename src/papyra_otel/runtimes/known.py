@@ -15,6 +15,7 @@ RUNTIMES: Final[Mapping[str, str]] = {
     "papyra": "papyra_otel.runtimes.papyra:PapyraAdapter",
     "pykka": "papyra_otel.runtimes.pykka:PykkaAdapter",
     "dramatiq": "papyra_otel.runtimes.dramatiq:DramatiqAdapter",
+    "ray": "papyra_otel.runtimes.ray:RayAdapter",
 }
 
 
