@@ -78,6 +78,7 @@ nox.options.sessions = [
     "integrity",
     # The newest of each are what the newest of ``tests`` has: ``nox -s otel runtimes`` runs both ends.
     *(f"runtimes(oldest, {runtime})" for runtime in RUNTIMES),
+    "ray",
     "otel(oldest)",
     "redis",
     "grafana",
@@ -171,6 +172,31 @@ def runtimes(session: nox.Session, runtime: str, which: str) -> None:
     session.install(*EDITABLE, *group("test"), *chosen)
     of_runtime = sorted(map(str, Path("tests/runtimes").glob(f"test_{runtime}*.py")))
     session.run("pytest", *of_runtime, *session.posargs)
+
+
+def newest_up_to(version: str) -> str:
+    """Return the newest Python found that is not newer than *version*, or *version* where there is none."""
+    return next((v for v in reversed(FOUND) if _as_numbers(v) <= _as_numbers(version)), version)
+
+
+@nox.session
+@nox.parametrize(
+    "python,which",
+    [
+        nox.param(newest_up_to("3.12"), "oldest", id="oldest"),  # ray 2.40 has wheels up to 3.12
+        nox.param(newest_up_to("3.13"), "latest", id="latest"),
+    ],
+)
+def ray(session: nox.Session, which: str) -> None:
+    """Test the adapter of ray, which is big and in no other session, at both ends of the supported range."""
+    supported = PYPROJECT["project"]["optional-dependencies"]["instruments-any"]
+    chosen = at_the_end(which, [r for r in supported if r.startswith("ray")])
+    session.install(*EDITABLE, *group("test"), *chosen)
+    session.run(
+        "pytest",
+        *existing("tests/runtimes/test_ray.py", "tests/runtimes/test_ray_parts.py"),
+        *session.posargs,
+    )
 
 
 @nox.session(python=NEWEST)

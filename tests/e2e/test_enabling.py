@@ -200,7 +200,8 @@ def test_an_unknown_runtime_is_told_and_the_others_are_recorded(
     assert starts(tmp_path / "facts") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert (
-        line == "papyra-otel: there is no adapter for the runtime 'pyka'; known are papyra, pykka, dramatiq, ray."
+        line
+        == "papyra-otel: there is no adapter for the runtime 'pyka'; known are papyra, pykka, dramatiq, ray."
     )
 
 

@@ -14,11 +14,10 @@ import pytest
 
 from papyra_otel import open_log
 from papyra_otel import semconv as s
+from papyra_otel.runtimes._ray_state import NEEDS, NOTES
 
 pytestmark = [
-    pytest.mark.skipif(
-        util.find_spec("ray") is None, reason="ray is installed for nox -s runtimes(ray) only"
-    ),
+    pytest.mark.skipif(util.find_spec("ray") is None, reason="ray is installed in nox -s ray only"),
     pytest.mark.slow,
     pytest.mark.timeout(300),
 ]
@@ -236,3 +235,36 @@ def test_a_program_that_nobody_edited_is_recorded(cluster, tmp_path):
         ("actor.stopped", "system_shutdown", 0),
         ("message.processed", "say"),
     ]
+
+
+NAMES = """
+import json, logging, sys
+logging.basicConfig(format="%(message)s", level="WARNING")
+import ray
+from ray._private import function_manager, worker
+owners = [(function_manager.FunctionActorManager, "_make_actor_method_executor"), (worker, "connect"),
+          (worker, "disconnect"), (worker.Worker, "get_objects")]
+if sys.argv[1:]:
+    delattr(function_manager.FunctionActorManager, owners.pop(0)[1])
+before = [getattr(owner, name) for owner, name in owners]
+import papyra_otel
+recording = papyra_otel.enable("memory:", runtimes=["ray"])
+(told,) = recording.capabilities()
+wrapped = [getattr(owner, name) is not was for (owner, name), was in zip(owners, before)]
+papyra_otel.disable()
+restored = [getattr(owner, name) is was for (owner, name), was in zip(owners, before)]
+print(json.dumps([told.unsupported(), all(wrapped), all(restored)]))
+"""
+
+
+@pytest.mark.parametrize("missing", [(), ("missing",)])
+def test_every_private_name_is_there_is_put_back_and_may_be_missing(missing):
+    done = subprocess.run(
+        [sys.executable, "-c", NAMES, *missing], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    unsupported, wrapped, restored = json.loads(done.stdout.splitlines()[-1])
+    never = {ability.value for ability in NOTES}
+    needing = {a.value for a, names in NEEDS.items() if missing and "FunctionActorManager" in str(names)}
+    assert set(unsupported) == never | needing
+    assert (wrapped, restored) == (True, True)
+    assert done.stderr.count("this ray has no FunctionActorManager") == len(missing)

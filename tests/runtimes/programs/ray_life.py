@@ -29,7 +29,7 @@ if HOW != "bare":
     import papyra_otel
 
     assert "ray" not in sys.modules
-    papyra_otel.enable()
+    papyra_otel.enable(runtimes=["ray"])
     assert "ray" not in sys.modules, "recording must not import ray"
 
 import ray  # noqa: E402
