@@ -162,7 +162,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test but the long ones and benchmarks on the newest Python found, less on the others (0037)."""
     session.install(*EDITABLE, *group("test", "declarative"))
-    session.run("pytest", *SIDE_BY_SIDE, *tried_on(str(session.python)), *session.posargs)
+    session.run("pytest", *SIDE_BY_SIDE, *(session.posargs or tried_on(str(session.python))))
 
 
 @nox.session(python=NEWEST)
