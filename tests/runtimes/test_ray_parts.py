@@ -321,8 +321,11 @@ class Worker:
         yield got
 
     async def stream(self, number):
-        yield number
-        yield 10 / number
+        try:
+            yield number
+            yield 10 / number
+        finally:
+            self.done.append(number)
 
     def leave(self):
         raise SystemExit(0)
@@ -390,7 +393,8 @@ def test_an_asynchronous_generator_lasts_until_it_ends(watched, tape):
     make, calls = watched
 
     async def read(number, most):
-        stream = make("stream")(Worker(), number)
+        actor = Worker()
+        stream = make("stream")(actor, number)
         assert inspect.isasyncgen(stream)
         read = []
         async for each in stream:
@@ -399,6 +403,7 @@ def test_an_asynchronous_generator_lasts_until_it_ends(watched, tape):
             if len(read) == most:
                 break
         await stream.aclose()
+        assert actor.done == [number]  # closed with ours, not left to the garbage collector
         return read
 
     assert asyncio.run(read(5, 9)) == [5, 2]
