@@ -163,7 +163,7 @@ def test_a_log_in_memory_is_a_warning(run: Run) -> None:
     [
         ({"papyra": "0.3.0", "pykka": "4.5.0"}, "ok", "papyra 0.3.0, pykka 4.5.0"),
         ({"pykka": "4.0rc1", "dramatiq": "1.17.0"}, "ok", "pykka 4.0rc1, dramatiq 1.17.0"),
-        ({}, "warn", "none of papyra, pykka, dramatiq is installed"),
+        ({}, "warn", "none of papyra, pykka, dramatiq, ray is installed"),
     ],
 )
 def test_runtimes_that_are_found(
