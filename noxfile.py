@@ -103,7 +103,7 @@ def tried_on(python: str) -> list[str]:
     return [*NO_SLOW, *NO_SERVERS, *([] if python == OLDEST else NO_PROGRAMS)]
 
 
-WORKERS = min((os.cpu_count() or 1) + 1, 6)
+WORKERS = min((os.cpu_count() or 1) + 2, 6)
 SIDE_BY_SIDE = ["-n", str(WORKERS), "--dist", "worksteal"]  # most tests wait for processes of theirs (0064)
 FILE_BY_FILE = [*SIDE_BY_SIDE[:-1], "loadfile"]  # for tests that count what their file did
 

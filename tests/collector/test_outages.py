@@ -72,6 +72,29 @@ def test_the_gateway_killed_while_an_outbox_delivers_loses_nothing(
     assert gateway.count().keys() == uids
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_the_gateway_killed_while_a_program_delivers_by_itself_loses_nothing(
+    protocol: str, gateway: Collector, tmp_path: Path
+) -> None:
+    outbox = {
+        **gateway.otlp(protocol),
+        "OTEL_PYTHON_PAPYRA_FORWARD": "outbox",
+        "OTEL_METRICS_EXPORTER": "none",
+    }
+    with serving(command(PROGRAM, instrument=True), cwd=tmp_path, env=outbox) as program:
+        work(program)
+        eventually(gateway.count, PATIENCE)
+        gateway.kill()
+        work(program)
+        gateway.start()
+        work(program)
+        eventually(lambda: len(gateway.count()) >= 3 * PER_TURN, PATIENCE)
+        program.communicate(timeout=PATIENCE)
+    logged = expected(tmp_path / "papyra-facts")
+    eventually(lambda: logged.keys() <= gateway.count().keys(), PATIENCE)
+    assert gateway.count().keys() == logged.keys()
+
+
 def test_live_what_is_under_way_when_the_collector_is_away_to_the_end_does_not_arrive_and_is_in_the_log(
     gateway: Collector, tmp_path: Path
 ) -> None:

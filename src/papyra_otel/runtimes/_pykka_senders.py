@@ -123,7 +123,7 @@ class Senders:
             asked = self._asked.get(future)
             if asked is not None and timeout_seconds is not None:
                 self._recorder.ask_timed_out(
-                    self._who(asked.ref),
+                    self._who(asked),
                     message_type=asked.message_type,
                     timeout_seconds=float(timeout_seconds),
                 )

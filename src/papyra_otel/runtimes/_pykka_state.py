@@ -109,9 +109,10 @@ class State:
 
 
 class Asked(NamedTuple):
-    """Who was asked, and what kind of thing: never the message itself, which may be large."""
+    """Who was asked, and what kind of thing. Neither the message nor the reference: both would be kept alive."""
 
-    ref: Any
+    actor_class: Any
+    actor_urn: str
     message_type: str
 
 
@@ -136,7 +137,7 @@ def stamped_envelope(
                 thread = get_ident()
                 ref = unsent.pop(thread, None)
                 if ref is not None and self.reply_to is not None:
-                    asked[self.reply_to] = Asked(ref, type_name(self.message))
+                    asked[self.reply_to] = Asked(ref.actor_class, ref.actor_urn, type_name(self.message))
                 self.context = sender_context()
                 self.sender = STOP_ALL if thread in shutting else thread
                 self.sent_seconds = clock()
