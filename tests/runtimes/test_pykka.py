@@ -73,10 +73,13 @@ class Tape:
         return [fact[s.MESSAGE_KIND] for fact in self.of(s.MESSAGE_PROCESSED, address)]
 
 
+OTHERS: set[threading.Thread] = set()  # threads that other tests of this process left, or need
+
+
 def settle() -> None:
-    """Wait until every other thread has ended, but for the one that other tests' servers stand on."""
+    """Wait until every thread has ended that was begun since the test began."""
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.name.startswith("redis-servers"):
+        if thread not in OTHERS and not thread.name.startswith("redis-servers"):
             thread.join(WAIT_SECONDS)
             assert not thread.is_alive()
 
@@ -95,6 +98,8 @@ def patched_attributes() -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _quiet_and_clean() -> Iterator[None]:
     logger = logging.getLogger("pykka")
+    OTHERS.clear()
+    OTHERS.update(threading.enumerate())
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     before = patched_attributes()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import anyio
 import pytest
 from opentelemetry import trace
@@ -262,4 +260,3 @@ def test_a_thread_of_the_application_keeps_its_own_context(play, traces):
         assert not trace.get_current_span().get_span_context().is_valid
 
     play(scene)
-    assert threading.active_count() < 50
