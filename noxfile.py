@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -121,6 +122,20 @@ def at_the_end(which: str, requirements: list[str]) -> list[str]:
     return [r.replace(">=", "==") for r in requirements] if which == "oldest" else ["-U", *requirements]
 
 
+def try_out(session: nox.Session, *arguments: str) -> None:
+    """Run tests that need a machine to themselves now and then: what fails beside others is tried again, alone.
+
+    That is said aloud. What fails twice, fails (0064).
+    """
+    cache = ["-o", f"cache_dir={Path(session.virtualenv.location, 'pytest').resolve()}"]
+    try:
+        session.run("pytest", *cache, "--cache-clear", *arguments)
+    except CommandFailed:
+        session.warn("Not all passed beside others. TRIED AGAIN, ALONE:")
+        alone = ["-n", "0", "--last-failed", "--last-failed-no-failures", "none"]
+        session.run("pytest", *cache, *arguments, *alone)
+
+
 def existing(*paths: str) -> list[str]:
     """Return those of *paths* that are there."""
     return [path for path in paths if Path(path).exists()]
@@ -162,7 +177,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test but the long ones and benchmarks on the newest Python found, less on the others (0037)."""
     session.install(*EDITABLE, *group("test", "declarative"))
-    session.run("pytest", *SIDE_BY_SIDE, *(session.posargs or tried_on(str(session.python))))
+    try_out(session, *SIDE_BY_SIDE, *(session.posargs or tried_on(str(session.python))))
 
 
 @nox.session(python=NEWEST)
@@ -240,12 +255,8 @@ def otel(session: nox.Session, which: str) -> None:
     chosen = at_the_end(which, [r for r in needed if r.startswith("opentelemetry-")])
     newer_only = [] if which == "oldest" else group("declarative")
     session.install(*EDITABLE, *group("test"), *newer_only, *chosen)
-    session.run(
-        "pytest",
-        *SIDE_BY_SIDE,
-        *existing("tests/pipeline", "tests/delivery", "tests/registry", "tests/e2e"),
-        *session.posargs,
-    )
+    folders = existing("tests/pipeline", "tests/delivery", "tests/registry", "tests/e2e")
+    try_out(session, *SIDE_BY_SIDE, *folders, *session.posargs)
 
 
 @nox.session(python=NEWEST)
@@ -253,7 +264,7 @@ def redis(session: nox.Session) -> None:
     """Test the Redis log on every kind of server: Valkey, Redis old and new, Sentinel, Cluster, TLS."""
     session.install(*EDITABLE, *group("test"), "pip")
     session.env["PAPYRA_OTEL_REDIS_OLDEST"] = str(_oldest_redis(session))
-    session.run("pytest", *SIDE_BY_SIDE, "-m", "redis and not long", *session.posargs)
+    try_out(session, *SIDE_BY_SIDE, "-m", "redis and not long", *session.posargs)
 
 
 def _oldest_redis(session: nox.Session) -> Path:
@@ -273,7 +284,7 @@ def _oldest_redis(session: nox.Session) -> Path:
 def grafana(session: nox.Session) -> None:
     """Try rules and dashboards in a real Prometheus: firing and silent, and with a system that has a bad day."""
     session.install(*EDITABLE, *group("test", "grafana"))
-    session.run("pytest", "-m", "grafana", "tests/grafana", *session.posargs)
+    try_out(session, "-m", "grafana", "tests/grafana", *session.posargs)
 
 
 @nox.session(python=NEWEST)
@@ -281,7 +292,7 @@ def collector(session: nox.Session) -> None:
     """Build a real collector, once, start it with each of our configurations, and send it what real programs do."""
     session.install(*EDITABLE, *group("test"))
     session.run("python", "tests/collector/build.py", success_codes=range(2))  # 1: no Go; the tests say so
-    session.run("pytest", "-m", "collector", "tests/collector", *SIDE_BY_SIDE, *session.posargs)
+    try_out(session, *SIDE_BY_SIDE, "-m", "collector", "tests/collector", *session.posargs)
 
 
 @nox.session(python=NEWEST)
