@@ -8,7 +8,6 @@ this is installed show up in audits and as the targets of dead letters only.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterable
 from importlib import metadata
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from papyra_otel.pipeline.gauges import RuntimeGauges
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import AuditSnapshot, Recorder
+from papyra_otel.runtimes._papyra_names import NEEDS, NOTES, gone_beside
 from papyra_otel.runtimes.adapter import CAPABILITIES, Ability, RuntimeCapabilities
 from papyra_otel.runtimes.patches import Patches
 
@@ -27,53 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["PapyraAdapter"]
 
 _logger = logging.getLogger("papyra_otel")
-
-_UNHANDLED = "papyra hands every message to receive(); one it does not know is a crash there"
-_GIVEN_UP = "papyra gives each message to its actor once"
-_FIELDS = ("alive", "stopping", "restarting", "actor", "address", "mailbox", "name", "parent", "rid")
-_ATTRIBUTES = ("_actors", "_by_id", "_closed", "_registry", "_tg")
-_RUNTIME = tuple(f"_ActorRuntime.{name}" for name in _FIELDS)
-_BUFFER = ("Mailbox._recv", "MemoryObjectReceiveStream._state.buffer")
-_SYSTEM = ("ActorSystem._actors", "ActorSystem._by_id", "ActorSystem._closed")
-_STARTING = ("ActorSystem._run_actor", "ActorSystem._safe_on_start", *_RUNTIME, *_SYSTEM)
-_FAILING = (
-    *_STARTING,
-    "ActorSystem._handle_failure",
-    "ActorSystem._handle_actor_message",
-    "_ActorRuntime.policy",
-    "_ActorRuntime.children",
-)
-_RESTARTING = (
-    *_FAILING,
-    "ActorSystem._restart_actor",
-    "ActorSystem._check_restart_limits",
-    "_ActorRuntime.restart_timestamps",
-)
-_NEEDS: dict[Ability, tuple[str, ...]] = {
-    Ability.SYSTEM: ("ActorSystem.start", "ActorSystem.aclose", "ActorSystem._tg", "ActorSystem._closed"),
-    Ability.LIFECYCLE: (*_FAILING, "ActorSystem._stop_runtime"),
-    Ability.CRASHED: _FAILING,
-    Ability.RESTARTED: _RESTARTING,
-    Ability.DECIDED: (*_RESTARTING, "ActorSystem._apply_supervisor_decision"),
-    Ability.PROCESSED: (
-        "ActorSystem._run_actor",
-        "ActorSystem._handle_actor_message",
-        "Mailbox.get",
-        *_RUNTIME,
-    ),
-    Ability.DEAD_TARGET: ("DeadLetterMailbox.push", *_RUNTIME, *_SYSTEM),
-    Ability.UNDRAINED: ("ActorSystem._run_actor", *_BUFFER, *_RUNTIME, *_SYSTEM),
-    Ability.AUDIT: ("ActorSystem.audit", "ActorSystem._registry", *_RUNTIME, *_SYSTEM),
-    Ability.MAILBOX_DEPTH: ("Mailbox._recv", *_RUNTIME, *_SYSTEM),
-    Ability.ASK_TIMED_OUT: ("ActorRef.ask", *_RUNTIME, *_SYSTEM),
-    Ability.ACTIVE_AGE: ("ActorSystem._run_actor", "ActorSystem._handle_actor_message", *_RUNTIME, *_SYSTEM),
-    Ability.TRACE_CONTEXT: (
-        "ActorSystem._run_actor",
-        "ActorSystem._handle_actor_message",
-        "Mailbox.get",
-        "Mailbox.put",
-    ),
-}
 
 _Make = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -89,14 +42,14 @@ class PapyraAdapter:
         self._system = system
         self._patches = Patches()
         self._tracker: Tracker | None = None
-        self._able = frozenset(_NEEDS)
+        self._able = frozenset(NEEDS)
         self._missing: tuple[str, ...] = ()
 
     def capabilities(self) -> RuntimeCapabilities:
         """Return what can be told; after ``install`` it knows which of papyra's private names are gone."""
-        notes = {Ability.UNHANDLED: _UNHANDLED, Ability.GIVEN_UP: _GIVEN_UP}
+        notes = dict(NOTES)
         for ability in CAPABILITIES:
-            if gone := [name for name in _NEEDS.get(ability, ()) if name in self._missing]:
+            if gone := [name for name in NEEDS.get(ability, ()) if name in self._missing]:
                 notes[ability] = f"this papyra has no {', '.join(gone)}"
         return RuntimeCapabilities(runtime=self.name, able=self._able, notes=notes)
 
@@ -137,7 +90,7 @@ class PapyraAdapter:
         )
         for owner, name, make in wraps:
             self._patches.wrap(owner, name, make)
-        self._learn(_gone_beside(system, mailbox) + self._patches.missing)
+        self._learn(gone_beside(system, mailbox) + self._patches.missing)
         tracker.enabled = True
 
     def uninstall(self) -> None:
@@ -172,12 +125,12 @@ class PapyraAdapter:
     def _learn(self, missing: list[str]) -> None:
         """Note what cannot be told for want of *missing* names, and warn once."""
         self._missing = tuple(sorted(set(missing)))
-        self._able = frozenset(a for a, names in _NEEDS.items() if not set(names) & set(self._missing))
+        self._able = frozenset(a for a, names in NEEDS.items() if not set(names) & set(self._missing))
         if self._tracker is not None:
             self._tracker.able = self._able
             self._tracker.unsupported = self.capabilities().unsupported()
         if lost := [
-            ability.value for ability in CAPABILITIES if ability in _NEEDS and ability not in self._able
+            ability.value for ability in CAPABILITIES if ability in NEEDS and ability not in self._able
         ]:
             _logger.warning(
                 "papyra %s is not known to papyra_otel in full (no %s): not recorded: %s",
@@ -402,29 +355,6 @@ def _carried(error: BaseException) -> bool:
             return True
         trace = trace.tb_next
     return False
-
-
-def _gone_beside(system: Any, mailbox: Any) -> list[str]:
-    """Return which names this papyra lacks that are not patched but read."""
-    import anyio  # noqa: PLC0415
-
-    send, receive = anyio.create_memory_object_stream[Any](1)
-    send.close()
-    receive.close()
-    runtime = getattr(getattr(system, "_ActorRuntime", None), "__dataclass_fields__", {})
-    code = getattr(inspect.unwrap(system.ActorSystem.__init__), "__code__", None)
-    attributes: tuple[str, ...] = () if code is None else code.co_names
-    readable = "system_id" in attributes  # else somebody stands in front of it, and nothing can be told
-    return [
-        *(
-            f"_ActorRuntime.{n}"
-            for n in (*_FIELDS, "policy", "children", "restart_timestamps")
-            if n not in runtime
-        ),
-        *(f"ActorSystem.{n}" for n in _ATTRIBUTES if readable and n not in attributes),
-        *(["Mailbox._recv"] if "_recv" not in getattr(mailbox.Mailbox, "__dataclass_fields__", {}) else []),
-        *([] if hasattr(getattr(receive, "_state", None), "buffer") else [_BUFFER[1]]),
-    ]
 
 
 def _version() -> str | None:
