@@ -400,11 +400,15 @@ class Recording:
         return runtime in self._adapters
 
     def _gauges(self) -> Iterable[RuntimeGauges]:
-        """Return what the instrumented runtimes show now, under the names that metrics have for actor types."""
+        """Return what each system shows now, whatever runtimes it has, under the names that metrics have for types."""
+        systems: dict[str, RuntimeGauges] = {}
         for adapter in list(self._adapters.values()):
             with self._guard(f"{adapter.name}.gauges"):
                 for state in adapter.gauges():
-                    yield state.folded({name: self.recorder.counted_as(name) for name in state.types()})
+                    shown = state.folded({name: self.recorder.counted_as(name) for name in state.types()})
+                    known = systems.get(shown.system)
+                    systems[shown.system] = shown if known is None else known.joined(shown)
+        return systems.values()
 
     def uninstrument(self, runtime: str) -> bool:
         """Unhook from *runtime*; say whether any runtime is still instrumented."""

@@ -579,6 +579,63 @@ def test_a_late_reply_crashes_the_callee_in_phase_reply_and_the_caller_gave_up(r
     )  # its module: private until somebody asks anyio for it
     assert tape.named(s.MESSAGE_PROCESSED, s.ERROR_TYPE) == [None]
     assert tape.named(s.ASK_TIMED_OUT, s.ACTOR_ADDRESS, s.MESSAGE_DURATION) == [("local:1", 0.01)]
+    letter = s.ACTOR_ADDRESS, s.DEAD_LETTER_REASON, s.MESSAGE_KIND, s.MESSAGE_TYPE
+    ((address, reason, kind, message_type),) = tape.named(s.DEAD_LETTER_CAPTURED, *letter)
+    assert (address, reason, kind) == ("local:1", "late_reply", "ask")
+    assert message_type.endswith(".Event"), "the message is the answer"
+
+
+def test_a_late_reply_of_a_proxy_and_one_that_nobody_waited_for_any_more_because_it_was_cancelled(
+    run, tape, adapter
+):
+    class Slow(Actor):
+        async def count(self, gate):
+            await gate.wait()
+            return 7
+
+        async def receive(self, gate):
+            await gate.wait()
+            return "done"
+
+    async def main():
+        async with ActorSystem() as system:
+            for begin in (lambda ref, gate: ref.proxy().count(gate), lambda ref, gate: ref.ask(gate)):
+                gate = anyio.Event()
+                ref = system.spawn(Slow)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(begin, ref, gate)
+                    await anyio.wait_all_tasks_blocked()
+                    group.cancel_scope.cancel()
+                gate.set()
+                await anyio.wait_all_tasks_blocked()
+
+    run(main)
+    letters = tape.named(
+        s.DEAD_LETTER_CAPTURED, s.DEAD_LETTER_REASON, s.MESSAGE_KIND, s.MESSAGE_TYPE, s.MESSAGE_PAYLOAD
+    )
+    assert letters == [("late_reply", "proxy", "int", "7"), ("late_reply", "ask", "str", '"done"')]
+    assert tape.named(s.ASK_TIMED_OUT) == []
+
+
+def test_an_answer_in_time_and_a_failure_that_nobody_waits_for_are_no_late_replies(run, tape, adapter):
+    async def main():
+        async with ActorSystem() as system:
+            gate = anyio.Event()
+            ref = system.spawn(Echo)
+            assert await ref.ask("in time", timeout=5) == "in time"
+
+            async def fails(self):
+                await gate.wait()
+                raise LookupError
+
+            with pytest.raises(AskTimeout):
+                await ref.ask(fails, timeout=0.01)
+            gate.set()
+            await settle(system)
+
+    run(main)
+    assert [(p, e) for _, p, e, _ in crashes(tape)] == [("receive", "LookupError")]
+    assert tape.named(s.DEAD_LETTER_CAPTURED) == []
 
 
 def test_a_timeout_that_an_answer_brings_is_not_this_asks(run, tape, adapter):
@@ -1039,7 +1096,10 @@ def test_actors_that_ran_before_are_left_alone(run, tape, counters):
 @pytest.mark.parametrize(
     ("gone", "lost"),
     [
-        ("_handle_failure", {Ability.LIFECYCLE, Ability.CRASHED, Ability.RESTARTED, Ability.DECIDED}),
+        (
+            "_handle_failure",
+            {Ability.LATE_REPLY, Ability.LIFECYCLE, Ability.CRASHED, Ability.RESTARTED, Ability.DECIDED},
+        ),
         ("audit", {Ability.AUDIT}),
     ],
 )
@@ -1171,6 +1231,33 @@ def test_every_hook_is_among_those_that_were_made_to_raise():
 
 
 # --- what shows at any moment ---------------------------------------------------------------------
+
+
+def test_gauges_show_nothing_of_what_cannot_be_told(run, tape, counters):
+    adapter = PapyraAdapter(Recorder(tape, counters), Guard(counters), None)
+
+    async def main():
+        async with ActorSystem(system_id="shop") as system:
+            await system.spawn(Echo, name="known").ask(1)
+            tracker.able = able - {Ability.ACTIVE_AGE}
+            (ageless,) = adapter.gauges()
+            tracker.able = able - {Ability.AUDIT, Ability.MAILBOX_DEPTH}
+            (other,) = adapter.gauges()
+            tracker.able = frozenset({Ability.CRASHED})
+            assert list(adapter.gauges()) == []
+        return ageless, other
+
+    adapter.install()
+    tracker = adapter._tracker
+    able = tracker.able
+    try:
+        ageless, other = run(main)
+    finally:
+        adapter.uninstall()
+    assert (ageless.longest_active_seconds, ageless.registry_entries["ok"]) == ({}, 1)
+    assert (other.registry_entries, other.mailbox_depths, other.blocked_senders) == ({}, {}, {})
+    assert len(other.longest_active_seconds) == 1
+    assert counters.read(s.INSTRUMENTATION_ERRORS) == []
 
 
 def test_gauges_tell_what_waits_runs_and_is_blocked(run, adapter):

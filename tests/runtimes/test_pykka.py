@@ -18,6 +18,8 @@ from papyra_otel import semconv as s
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import Recorder, qualified_name
+from papyra_otel.runtimes import patches
+from papyra_otel.runtimes._pykka_state import Asked
 from papyra_otel.runtimes.adapter import Ability
 from papyra_otel.runtimes.pykka import PykkaAdapter
 
@@ -821,6 +823,7 @@ def test_capabilities_say_what_pykka_cannot_tell(adapter: PykkaAdapter) -> None:
         Ability.RESTARTED.value,
         Ability.DECIDED.value,
         Ability.GIVEN_UP.value,
+        Ability.BLOCKED_SENDERS.value,
     }
     for ability in set(Ability) - capabilities.able:
         assert capabilities.notes[ability]
@@ -1081,7 +1084,10 @@ def everything_happens() -> list[str]:
         ("adapter._begin", {"pykka.setup", "pykka.receive", "pykka.failure"}),
         ("adapter._who", {"pykka.dead_letter"}),
         ("adapter._sweep", {"pykka.finish"}),
-        ("adapter._kind_of", {"pykka.processed", "pykka.undrained", "pykka.unhandled"}),
+        (
+            "adapter._kind_of",
+            {"pykka.processed", "pykka.undrained", "pykka.unhandled", "pykka.late_reply"},
+        ),
         ("adapter._finished", {"pykka.finish", "pykka.undrained"}),
         ("adapter._clock", {"pykka.setup", "pykka.envelope", "pykka.receive"}),
     ],
@@ -1308,6 +1314,107 @@ def test_a_future_that_is_no_ask_may_time_out_unnoticed(tape: Tape, adapter: Pyk
     assert tape.of(s.ASK_TIMED_OUT) == []
 
 
+def late_replies(tape: Tape) -> list[tuple[Any, ...]]:
+    keys = s.ACTOR_ADDRESS, s.MESSAGE_KIND, s.MESSAGE_TYPE, s.MESSAGE_PAYLOAD
+    letters = [f for f in tape.of(s.DEAD_LETTER_CAPTURED) if f[s.DEAD_LETTER_REASON] == "late_reply"]
+    return [tuple(letter[key] for key in keys) for letter in letters]
+
+
+def test_an_answer_to_an_ask_that_was_given_up_is_a_late_reply(tape: Tape, gated: Any) -> None:
+    with pytest.raises(pykka.Timeout):
+        gated.ask("too slow", timeout=0.01)
+    assert late_replies(tape) == [], "it may still never come"
+    Gated.gate.set()
+    assert gated.ask("in time", timeout=WAIT_SECONDS) == "in time"
+    assert late_replies(tape) == [(gated.actor_urn, "ask", "str", '"too slow"')]
+
+
+def test_an_asker_that_gives_up_between_answer_and_delivery_tells_of_it_itself(
+    tape: Tape, gated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, gave_up = threading.Event(), threading.Event()
+    deliver = pykka.ThreadingFuture.set
+
+    def slow_set(future: Any, value: Any = None) -> None:
+        if value == "slow":
+            answered.set()
+            assert gave_up.wait(WAIT_SECONDS)
+        deliver(future, value)
+
+    monkeypatch.setattr(pykka.ThreadingFuture, "set", slow_set)
+
+    def ask() -> None:
+        with pytest.raises(pykka.Timeout):
+            gated.ask("slow", timeout=0.3)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    Gated.gate.set()
+    assert answered.wait(WAIT_SECONDS)
+    asking.join(WAIT_SECONDS)
+    assert late_replies(tape) == [(gated.actor_urn, "ask", "str", '"slow"')]
+    gave_up.set()
+    assert gated.ask("next", timeout=WAIT_SECONDS) == "next"
+    assert len(late_replies(tape)) == 1
+
+
+def test_an_answer_that_can_still_be_fetched_and_a_failure_are_no_late_replies(
+    adapter: PykkaAdapter, tape: Tape, gated: Any
+) -> None:
+    future = gated.ask("patience", block=False)
+    with pytest.raises(pykka.Timeout):
+        future.get(timeout=0.01)
+
+    def fails() -> None:
+        assert Gated.gate.wait(WAIT_SECONDS)
+        raise LookupError
+
+    with pytest.raises(pykka.Timeout):
+        gated.ask(fails, timeout=0.01)
+    assert adapter._asked[future]._met == [], "nothing grows while somebody looks again and again"
+    Gated.gate.set()
+    assert future.get(timeout=WAIT_SECONDS) == "patience"
+    assert gated.ask("last", timeout=WAIT_SECONDS) == "last"
+    assert late_replies(tape) == []
+
+
+def test_of_two_that_come_at_the_same_time_one_is_the_second() -> None:
+    class Crowded(list[str]):
+        def append(self, party: str) -> None:
+            super().append(party)
+            if len(self) == 1:
+                super().append("actor")  # the other thread, before this one looks
+
+    asked = Asked(pykka.ActorRef(Worker()), "str", awaited=True)
+    asked._met = Crowded()
+    assert [asked.is_second("asker"), asked.is_second("actor")] == [False, True]
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_whoever_comes_second_tells_of_a_late_reply_once(
+    adapter: PykkaAdapter, tape: Tape, attempt: int
+) -> None:
+    """Askers whose patience ends about when the answer comes: each gets it or it is late, never both or neither."""
+    target, got, given_up = Worker.start(), [0] * 16, [0] * 16
+
+    def work(number: int) -> None:
+        for _ in range(60):
+            try:
+                target.ask("x", timeout=0.0002)
+                got[number] += 1
+            except pykka.Timeout:
+                given_up[number] += 1
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    target.ask("flush", timeout=WAIT_SECONDS)
+    assert sum(got) + sum(given_up) == 960
+    assert len(late_replies(tape)) == len(tape.of(s.ASK_TIMED_OUT)) == sum(given_up)
+
+
 def test_asks_keep_neither_messages_nor_futures_alive(adapter: PykkaAdapter) -> None:
     ref = Worker.start()
 
@@ -1339,3 +1446,24 @@ def test_gauges_tell_what_waits_and_what_runs(adapter: PykkaAdapter, gated: Any)
     assert shown.longest_active_seconds[other] == 0
     assert shown.registry_entries == {"ok": 2, "dead": 0}
     assert idle.is_alive()
+
+
+def test_gauges_show_nothing_of_what_cannot_be_told(
+    tape: Tape, counters: Counters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = patches.own
+    gone = {"_handle_receive"}
+    monkeypatch.setattr(patches, "own", lambda owner, name: None if name in gone else found(owner, name))
+    adapter = PykkaAdapter(Recorder(tape, counters), Guard(counters), "shop")
+    adapter.install()
+    try:
+        ref = Worker.start()
+        (ageless,) = adapter.gauges()
+        monkeypatch.setattr(adapter, "_registry", object())
+        (shown,) = adapter.gauges()
+        ref.stop()
+        settle()
+    finally:
+        adapter.uninstall()
+    assert (ageless.longest_active_seconds, ageless.mailbox_depths) == ({}, {qualified_name(Worker): [0]})
+    assert (shown.registry_entries, shown.mailbox_depths) == ({}, {})

@@ -49,9 +49,28 @@ class RuntimeGauges:
             registry_entries=self.registry_entries,
         )
 
+    def joined(self, other: RuntimeGauges) -> RuntimeGauges:
+        """Return what both show together, of one system: metrics can have but one value for it."""
+        ours, theirs = self.mailbox_depths, other.mailbox_depths
+        depths = {name: [*ours.get(name, ()), *theirs.get(name, ())] for name in (*ours, *theirs)}
+        longest = dict(self.longest_active_seconds)
+        for name, seconds in other.longest_active_seconds.items():
+            longest[name] = max(seconds, longest.get(name, 0.0))
+        return RuntimeGauges(
+            system=self.system,
+            mailbox_depths=depths,
+            longest_active_seconds=longest,
+            blocked_senders=_added(self.blocked_senders, other.blocked_senders),
+            registry_entries=_added(self.registry_entries, other.registry_entries),
+        )
+
     def types(self) -> set[str]:
         """Return every actor type that occurs."""
         return {*self.mailbox_depths, *self.longest_active_seconds, *self.blocked_senders}
+
+
+def _added(ours: Mapping[str, int], theirs: Mapping[str, int]) -> dict[str, int]:
+    return {name: ours.get(name, 0) + theirs.get(name, 0) for name in (*ours, *theirs)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ NOTES: Final[dict[Ability, str]] = {
     Ability.UNDRAINED: "what a worker has not handled goes back to the broker, which keeps it",
     Ability.UNHANDLED: "every message names its actor, which handles all of them",
     Ability.MAILBOX_DEPTH: "of Redis and stub brokers, by queue and in audits only: a queue is many actors' mailbox",
+    Ability.LATE_REPLY: "nobody asks; results stay in their backend until they expire",
+    Ability.BLOCKED_SENDERS: "brokers take what is sent to them",
     Ability.ASK_TIMED_OUT: "nobody asks; who waits for a result in vain gets ResultTimeout",
 }
 

@@ -98,7 +98,7 @@ class Observer:
         if isinstance(error, self._names.mailbox_closed):  # papyra makes no dead letter of these
             kind = self._kind(message, asked=True)
             self._dead_letter(getattr(ref._dead_letter, "__self__", None), ref, message, kind, refused=True)
-        elif timeout is not None:
+        elif timeout is not None and Ability.ASK_TIMED_OUT in self.able:
             _, actor, _ = self._target(getattr(ref._dead_letter, "__self__", None), ref)
             self._recorder.ask_timed_out(actor, message=message, timeout_seconds=float(timeout))
 

@@ -126,6 +126,7 @@ class Life:
         "_actor",
         "_cls",
         "active_since",
+        "answered",
         "asked",
         "began",
         "detached",
@@ -162,6 +163,7 @@ class Life:
         self.starts: list[Start] = []
         self.raised: BaseException | None = None
         self.asked = False
+        self.answered: tuple[str, Any] | None = None  # kind and answer, until the next message is asked for
         self.wait: float | None = None
         self.put_at: dict[int, Put] = {}
         self.sender: Context | None = None  # of the message in hand

@@ -16,6 +16,7 @@ from papyra_otel.runtimes.tracing import Tracing, sender_context
 __all__ = ["Messages"]
 
 _EARLY_MAX = 10_000
+_SHOWN = frozenset({Ability.MAILBOX_DEPTH, Ability.ACTIVE_AGE, Ability.AUDIT})
 
 
 class Messages(Observer):
@@ -55,6 +56,7 @@ class Messages(Observer):
         life = self._mailboxes.get(id(mailbox))
         if life is None:
             return
+        life.answered = None
         if life.handling is not None:
             self._leave(life)
         if not life.detached:
@@ -80,9 +82,13 @@ class Messages(Observer):
                 life.handling = self._tracing.begin(life.sender, life.actor(), message, asked=life.asked)
         return life
 
-    def processed(self, life: Life, message: Any, seconds: float, error: BaseException | None) -> None:
+    def processed(
+        self, life: Life, message: Any, seconds: float, error: BaseException | None, answer: Any = None
+    ) -> None:
         """``_handle_actor_message`` is over. After an error its context stays: what comes of that belongs to it."""
         life.active_since = None
+        kind = self._kind(message, asked=life.asked)
+        life.answered = (kind, answer) if life.asked else None
         if error is not None:
             life.raised = error
         try:
@@ -90,7 +96,7 @@ class Messages(Observer):
                 self._recorder.processed(
                     life.actor(),
                     message=message,
-                    kind=self._kind(message, asked=life.asked),
+                    kind=kind,
                     duration_seconds=seconds,
                     wait_seconds=life.wait,
                     error=error,
@@ -112,6 +118,8 @@ class Messages(Observer):
     def gauges(self) -> list[RuntimeGauges]:
         """Return what each open system shows now. Any thread may ask."""
         found: list[RuntimeGauges] = []
+        if not self.able & _SHOWN:  # what they are read from is not there
+            return found
         for state in list(self._systems.values()):
             with self._guard("papyra.gauges"):
                 system = state.ref()
@@ -129,24 +137,27 @@ class Messages(Observer):
                 continue
             actor: object = rt.actor
             name = qualified_name(type(actor))
-            longest.setdefault(name, 0.0)
             if Ability.MAILBOX_DEPTH in self.able:
                 seen = rt.mailbox._recv.statistics()  # noqa: SLF001 - listed in the adapter
                 depths.setdefault(name, []).append(seen.current_buffer_used)
                 blocked[name] = blocked.get(name, 0) + seen.tasks_waiting_send
-            life = self.lives.get(id(rt))
-            if life is not None and (since := life.active_since) is not None:
-                longest[name] = max(longest[name], now - since)
-        entries = [self._entry(system, address) for address in system._registry.copy().values()]  # noqa: SLF001
+            if Ability.ACTIVE_AGE in self.able:
+                life = self.lives.get(id(rt))
+                since = None if life is None else life.active_since
+                longest[name] = max(longest.get(name, 0.0), 0.0 if since is None else now - since)
         return RuntimeGauges(
             system=id_,
             mailbox_depths=depths,
             longest_active_seconds=longest,
             blocked_senders=blocked,
-            registry_entries={state: entries.count(state) for state in ("ok", "orphan", "dead")},
+            registry_entries=_entries(system) if Ability.AUDIT in self.able else {},
         )
 
-    @staticmethod
-    def _entry(system: Any, address: Any) -> str:
+
+def _entries(system: Any) -> dict[str, int]:
+    """Return how many names of the registry are in which state."""
+    counts = dict.fromkeys(("ok", "orphan", "dead"), 0)
+    for address in system._registry.copy().values():  # noqa: SLF001 - listed in the adapter
         rt = system._by_id.get(address.actor_id)  # noqa: SLF001 - listed in the adapter
-        return "orphan" if rt is None else "ok" if running(rt) else "dead"
+        counts["orphan" if rt is None else "ok" if running(rt) else "dead"] += 1
+    return counts

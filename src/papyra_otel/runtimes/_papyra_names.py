@@ -46,8 +46,10 @@ NEEDS: Final[dict[Ability, tuple[str, ...]]] = {
     ),
     Ability.DEAD_TARGET: ("DeadLetterMailbox.push", *_RUNTIME, *_SYSTEM),
     Ability.UNDRAINED: ("ActorSystem._run_actor", *_BUFFER, *_RUNTIME, *_SYSTEM),
+    Ability.LATE_REPLY: (*_FAILING, "Mailbox.get"),
     Ability.AUDIT: ("ActorSystem.audit", "ActorSystem._registry", *_RUNTIME, *_SYSTEM),
     Ability.MAILBOX_DEPTH: ("Mailbox._recv", *_RUNTIME, *_SYSTEM),
+    Ability.BLOCKED_SENDERS: ("Mailbox._recv", *_RUNTIME, *_SYSTEM),
     Ability.ASK_TIMED_OUT: ("ActorRef.ask", *_RUNTIME, *_SYSTEM),
     Ability.ACTIVE_AGE: ("ActorSystem._run_actor", "ActorSystem._handle_actor_message", *_RUNTIME, *_SYSTEM),
     Ability.TRACE_CONTEXT: (

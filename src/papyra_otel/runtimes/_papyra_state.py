@@ -202,7 +202,7 @@ class Tracker(Messages):
 
     # --- failures -------------------------------------------------------------------------------
 
-    def failure_begins(self, _: Any, rt: Any, error: BaseException) -> Failure | None:
+    def failure_begins(self, system: Any, rt: Any, error: BaseException) -> Failure | None:
         """Before ``_handle_failure``: a failure of this actor, or a descendant's that was passed up."""
         passed_up = [
             failure
@@ -224,11 +224,20 @@ class Tracker(Messages):
                 return None
             stop_reason = "start_failed" if phase == "start" else stop_reason
             self._crashed(life, cause, phase)
+            if phase == "reply":
+                self._late_reply(life, stopping=bool(system._closed))
         if rt.stopping:  # papyra decides nothing then
             return None
         opened = Failure(error, str(getattr(rt.policy.strategy, "value", "stop")), stop_reason)
         life.failures.append(opened)
         return opened
+
+    def _late_reply(self, life: Life, *, stopping: bool) -> None:
+        """Tell of an answer to somebody who has given up: papyra takes that for a failure of who answered."""
+        if life.answered is not None:
+            (kind, answer), life.answered = life.answered, None
+            detail = {"message": answer, "reason": "late_reply", "kind": kind, "stopping": stopping}
+            self._say(Ability.LATE_REPLY, self._recorder.dead_letter, life, **detail)
 
     @staticmethod
     def _cause(life: Life, error: BaseException) -> tuple[BaseException, str]:

@@ -271,10 +271,23 @@ class Actors(Senders):
                     )
                 except Exception:
                     guard.failed("pykka.processed")
+                self._answered(envelope, message, result)
             self._leave(state, handling, None)
             return result
 
         return handle_receive
+
+    def _answered(self, envelope: Any, message: Any, answer: Any) -> None:
+        """Note the *answer* that pykka is going to hand to whoever waits in ``ask``, if anybody still does."""
+        try:
+            asked = getattr(envelope, "asked", None)
+            if asked is None or not asked.awaited:
+                return
+            asked.reply = self._kind_of(message, envelope), answer
+        except Exception:
+            self._guard.failed("pykka.late_reply")
+        else:
+            self._late(asked, "actor")
 
     def _enter(self, state: State, message: Any, envelope: Any, begin: float) -> Handling | None:
         """Attach the sender's context, or none, for as long as the message is handled."""

@@ -28,7 +28,8 @@ class Senders:
         self._system = system
         self._clock = clock  # seconds, monotonic
         self._on = False
-        self._unsent: dict[int, Any] = {}  # the refs of threads inside an ask that made no envelope yet
+        # by thread inside an ask that made no envelope yet: the ref, and whether the answer is awaited there
+        self._unsent: dict[int, tuple[Any, bool]] = {}
         self._asked: weakref.WeakKeyDictionary[Any, Asked] = weakref.WeakKeyDictionary()  # by future
         self._shutting: set[int] = set()  # threads that are inside ActorRegistry.stop_all
         self._finished: weakref.WeakSet[Any] = weakref.WeakSet()  # the stop flags of actors whose loop ended
@@ -36,6 +37,7 @@ class Senders:
         self._stop_type: type = Never
         self._proxy_types: tuple[type, ...] = ()
         self._envelope_type: Any = Never
+        self._tells_late = True
 
     # --- messages nobody takes ------------------------------------------------------------------
 
@@ -90,7 +92,7 @@ class Senders:
 
         def ask(ref: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
             thread = get_ident()
-            unsent[thread] = ref
+            unsent[thread] = ref, bool(kwargs.get("block", True))
             try:
                 result = original(ref, message, *args, **kwargs)
             except BaseException as error:
@@ -119,6 +121,7 @@ class Senders:
         return get
 
     def _given_up(self, future: Any, timeout_seconds: Any) -> None:
+        asked: Asked | None = None
         try:
             asked = self._asked.get(future)
             if asked is not None and timeout_seconds is not None:
@@ -129,6 +132,24 @@ class Senders:
                 )
         except Exception:
             self._guard.failed("pykka.ask_timed_out")
+        self._late(asked, "asker")
+
+    def _late(self, asked: Asked | None, party: str) -> None:
+        """Record an answer that came when its asker had left ``ask``: by whichever of both comes later."""
+        try:
+            if asked is None or not asked.awaited or not asked.is_second(party) or asked.reply is None:
+                return
+            kind, answer = asked.reply
+            if self._on and self._tells_late:
+                self._recorder.dead_letter(
+                    self._who(asked),
+                    message=answer,
+                    reason="late_reply",
+                    kind=kind,
+                    stopping=bool(self._shutting),
+                )
+        except Exception:
+            self._guard.failed("pykka.late_reply")
 
     def _dead_target(self, ref: Any, message: Any, kind: str) -> None:
         if not self._on:

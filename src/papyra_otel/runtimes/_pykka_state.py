@@ -6,7 +6,7 @@ import sys
 import weakref
 from collections.abc import Callable, MutableMapping
 from threading import get_ident
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import Actor, qualified_name
@@ -50,6 +50,9 @@ NEEDS: Final[dict[Ability, frozenset[str]]] = {
     Ability.AUDIT: frozenset({"ActorRegistry._actor_refs"}),
     Ability.MAILBOX_DEPTH: frozenset({"ActorRegistry._actor_refs"}),
     Ability.ASK_TIMED_OUT: frozenset({"ActorRef.ask", "ThreadingFuture.get", "pykka._ref.Envelope"}),
+    Ability.LATE_REPLY: frozenset(
+        {"Actor._handle_receive", "ActorRef.ask", "ThreadingFuture.get", "pykka._ref.Envelope"}
+    ),
     Ability.ACTIVE_AGE: frozenset({"Actor._handle_receive"}),
     Ability.TRACE_CONTEXT: frozenset({"Actor._handle_receive", "pykka._ref.Envelope"}),
 }
@@ -61,6 +64,8 @@ NOTES: Final[dict[Ability, str]] = {
     Ability.UNDRAINED: "only from an inbox whose get can be replaced on the instance, as pykka's own can",
     Ability.UNHANDLED: "where the handler calls super().on_receive or there is none; also told as processed",
     Ability.GIVEN_UP: "pykka gives each message to its actor once",
+    Ability.LATE_REPLY: "to an asker that waited in ask(); a future may be asked again at any time",
+    Ability.BLOCKED_SENDERS: "pykka's own mailboxes have no limit",
     Ability.MAILBOX_DEPTH: "of inboxes that have qsize(), as pykka's own have",
 }
 
@@ -108,18 +113,35 @@ class State:
         return "stop" if self.stopping or self.stopped else "receive"
 
 
-class Asked(NamedTuple):
-    """Who was asked, and what kind of thing. Neither the message nor the reference: both would be kept alive."""
+class Asked:
+    """Who was asked, and what kind of thing. Neither the message nor the reference: both would be kept alive.
 
-    actor_class: Any
-    actor_urn: str
-    message_type: str
+    *awaited*: the asker waits in ``ask``, so nobody else will ever see the answer.
+    """
+
+    __slots__ = ("_met", "actor_class", "actor_urn", "awaited", "message_type", "reply")
+
+    def __init__(self, ref: Any, message_type: str, *, awaited: bool) -> None:
+        self.actor_class = ref.actor_class
+        self.actor_urn = ref.actor_urn
+        self.message_type = message_type
+        self.awaited = awaited
+        self.reply: tuple[str, Any] | None = None  # kind and answer, if it is awaited
+        self._met: list[str] = []
+
+    def is_second(self, party: str) -> bool:
+        """Note that the asker gave up, or that the actor answered; say whether the other had, before.
+
+        Of two threads that come at the same time exactly one is the second: the list decides.
+        """
+        self._met.append(party)
+        return len(self._met) > 1 and self._met[1] == party
 
 
 def stamped_envelope(
     base: Any,
     *,
-    unsent: dict[int, Any],
+    unsent: dict[int, tuple[Any, bool]],
     asked: MutableMapping[Any, Asked],
     shutting: set[int],
     clock: Callable[[], float],
@@ -129,15 +151,16 @@ def stamped_envelope(
     base_init = base.__init__
 
     class Envelope(base):  # type: ignore[misc]
-        __slots__ = ("context", "reported", "sender", "sent_seconds")
+        __slots__ = ("asked", "context", "reported", "sender", "sent_seconds")
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             base_init(self, *args, **kwargs)
             try:
                 thread = get_ident()
-                ref = unsent.pop(thread, None)
+                ref, awaited = unsent.pop(thread, (None, False))
                 if ref is not None and self.reply_to is not None:
-                    asked[self.reply_to] = Asked(ref.actor_class, ref.actor_urn, type_name(self.message))
+                    self.asked = Asked(ref, type_name(self.message), awaited=awaited)
+                    asked[self.reply_to] = self.asked
                 self.context = sender_context()
                 self.sender = STOP_ALL if thread in shutting else thread
                 self.sent_seconds = clock()

@@ -221,7 +221,7 @@ class PapyraAdapter:
                     failed("papyra.message.ends")
                 raise
             try:
-                tracker.processed(life, message, perf_counter() - began, None)
+                tracker.processed(life, message, perf_counter() - began, None, result)
             except Exception:
                 failed("papyra.message.ends")
             return result

@@ -59,6 +59,7 @@ class PykkaAdapter(Actors):
         super().__init__(recorder, guard, system, clock)
         self._patches = Patches()
         self._missing: frozenset[str] = frozenset()
+        self._tells_ages = True
         self._registry: Any = None
 
     # --- the contract ---------------------------------------------------------------------------
@@ -130,7 +131,8 @@ class PykkaAdapter(Actors):
         """Return what the registry and the running handlers show. Waits for nobody, as ``audits``."""
         if not self._on:
             return ()
-        refs: list[Any] = list(getattr(self._registry, ACTOR_REFS, None) or ())
+        listed: list[Any] | None = getattr(self._registry, ACTOR_REFS, None)
+        refs: list[Any] = list(listed or ())
         depths: dict[str, list[int]] = {}
         dead = 0
         for ref in refs:
@@ -139,7 +141,7 @@ class PykkaAdapter(Actors):
                 qsize: Any = getattr(ref.actor_inbox, "qsize", None)
                 if qsize is not None:
                     depths.setdefault(qualified_name(ref.actor_class), []).append(qsize())
-        now, longest = self._clock(), dict.fromkeys(depths, 0.0)
+        now, longest = self._clock(), dict.fromkeys(depths if self._tells_ages else (), 0.0)
         for state in list(self._states.values()):
             if (since := state.active_since) is not None:
                 longest[state.actor.type] = max(longest.get(state.actor.type, 0.0), now - since)
@@ -148,7 +150,7 @@ class PykkaAdapter(Actors):
                 system=self._system,
                 mailbox_depths=depths,
                 longest_active_seconds=longest,
-                registry_entries={"ok": len(refs) - dead, "dead": dead},
+                registry_entries={} if listed is None else {"ok": len(refs) - dead, "dead": dead},
             ),
         )
 
@@ -182,6 +184,8 @@ class PykkaAdapter(Actors):
         self._missing = frozenset(missing.union(patches.missing))
         able = self.capabilities().able
         self._tells_lifecycle = Ability.LIFECYCLE in able
+        self._tells_late = Ability.LATE_REPLY in able
+        self._tells_ages = Ability.ACTIVE_AGE in able
         self._traces = Ability.TRACE_CONTEXT in able
         if self._missing:
             lost = ", ".join(ability.value for ability in NEEDS if ability not in able)
