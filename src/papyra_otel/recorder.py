@@ -227,23 +227,22 @@ class Recorder:
         error_type = "" if error is None else qualified_name(type(error))
         key = (actor.system, self._capped_actor_type(actor.type), kind, error_type)
         self._counters.add(s.PROCESSED_MESSAGES, key)
-        if self._measure is not None:
+        if self._messages.keeps(failed=error is not None):
+            attributes: dict[str, Any] = {
+                s.SYSTEM_ID: actor.system,
+                s.ACTOR_TYPE: actor.type,
+                s.ACTOR_ADDRESS: actor.address,
+                s.MESSAGE_TYPE: message_type or qualified_name(type(message)),
+                s.MESSAGE_KIND: kind,
+                s.MESSAGE_DURATION: duration_seconds,
+            }
+            if wait_seconds is not None:
+                attributes[s.MESSAGE_WAIT] = wait_seconds
+            if error_type:
+                attributes[s.ERROR_TYPE] = error_type
+            self._event(s.MESSAGE_PROCESSED, "DEBUG", attributes)
+        if self._measure is not None:  # last: an SDK that raises here costs no fact
             self._measure(duration_seconds, key)
-        if not self._messages.keeps(failed=error is not None):
-            return
-        attributes: dict[str, Any] = {
-            s.SYSTEM_ID: actor.system,
-            s.ACTOR_TYPE: actor.type,
-            s.ACTOR_ADDRESS: actor.address,
-            s.MESSAGE_TYPE: message_type or qualified_name(type(message)),
-            s.MESSAGE_KIND: kind,
-            s.MESSAGE_DURATION: duration_seconds,
-        }
-        if wait_seconds is not None:
-            attributes[s.MESSAGE_WAIT] = wait_seconds
-        if error_type:
-            attributes[s.ERROR_TYPE] = error_type
-        self._event(s.MESSAGE_PROCESSED, "DEBUG", attributes)
 
     def ask_timed_out(
         self,
