@@ -156,7 +156,7 @@ class Messages(Observer):
 
 def _entries(system: Any) -> dict[str, int]:
     """Return how many names of the registry are in which state."""
-    counts = dict.fromkeys(("ok", "orphan", "dead"), 0)
+    counts: dict[str, int] = dict.fromkeys(("ok", "orphan", "dead"), 0)
     for address in system._registry.copy().values():  # noqa: SLF001 - listed in the adapter
         rt = system._by_id.get(address.actor_id)  # noqa: SLF001 - listed in the adapter
         counts["orphan" if rt is None else "ok" if running(rt) else "dead"] += 1
