@@ -22,7 +22,7 @@ from papyra_otel.errors import LogUnavailable
 from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log import LogOptions
 from papyra_otel.log.contract import Mark
-from papyra_otel.log.file import FileLog
+from papyra_otel.log.file import FileLog, forks
 from papyra_otel.log.file.flusher import Flusher, longer
 from papyra_otel.log.file.fs import OsFileSystem
 from papyra_otel.pipeline.counters import Counters
@@ -797,6 +797,99 @@ def test_forking_at_any_moment_leaves_nothing_of_the_parent_open_in_the_child(
     assert report.healthy, report.counts
     assert report.writers == 1 + 40
     assert not list(Path(log.root).rglob("*.tmp"))
+
+
+FORKING_WHILE_A_SEGMENT_IS_BEING_BORN = """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tested
+from papyra_otel.facts import FactKind
+from papyra_otel.log.file import FileLog, forks
+from papyra_otel.log.file.fs import OsFileSystem
+from papyra_otel.testing import make_fact
+
+created, go_on = threading.Event(), threading.Event()
+
+class SlowToReturn(OsFileSystem):
+    def create(self, path):
+        fd = super().create(path)
+        if ".ndjson" in path and not created.is_set():
+            created.set()
+            go_on.wait()
+        return fd
+
+def open_segments():
+    held = []
+    for fd in range(3, 256):
+        try:
+            name = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+        if ".ndjson" in name:
+            held.append((fd, os.path.basename(name)))
+    return held
+
+forks._FORK_WAITS_SECONDS = 0.01
+os.mkdir(sys.argv[1])
+os.symlink(sys.argv[1], sys.argv[1] + "-link")
+log = FileLog(sys.argv[1] + "-link", fs=SlowToReturn())
+mine = open(sys.argv[1] + "/mine.ndjson", "w")
+thread = threading.Thread(target=log.append, args=([make_fact(0, kind=FactKind.AUDIT)],), daemon=True)
+thread.start()
+created.wait()
+(path,) = [os.path.join(at, name) for at, _, names in os.walk(sys.argv[1]) for name in names if name.endswith(".tmp")]
+reading = open(path)
+born = open_segments()
+pid = os.fork()
+if pid == 0:
+    kept = [fd for fd, _ in open_segments()]
+    os._exit(0 if kept == sorted([mine.fileno(), reading.fileno()]) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, born
+assert open_segments() == born, "the parent has what it had"
+go_on.set()
+thread.join()
+log.append([make_fact(1, kind=FactKind.AUDIT)])
+log.close()
+mine.close()
+os.unlink(mine.name)
+reading.close()
+"""
+
+
+def test_a_segment_that_was_being_born_while_a_fork_waited_long_enough_is_closed_in_the_child(
+    opened: Callable[..., FileLog], tmp_path: Path
+) -> None:
+    program = FORKING_WHILE_A_SEGMENT_IS_BEING_BORN
+    command = [sys.executable, "-W", "error", "-c", program, str(tmp_path / "facts")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(opened().read())) == 2
+    assert opened().scan().healthy
+
+
+def test_who_appends_lets_a_waiting_fork_pass_before_it_takes_the_lock(
+    opened: Callable[..., FileLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = opened()
+    looked: list[tuple[float | None, bool]] = []
+
+    class Passed(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            free: list[bool] = []
+            other = threading.Thread(target=lambda: free.append(log.before_fork(0)))
+            other.start()
+            other.join()
+            looked.append((timeout, free[0]))
+            log._lock = threading.RLock()  # the other thread is gone, and kept it
+            return True
+
+    monkeypatch.setattr(forks, "waiting_forks", waits := [Passed()])
+    monkeypatch.setattr("papyra_otel.log.file.writing.waiting_forks", waits)
+    log.append([event(0)])
+    assert looked == [(forks._FORK_WAITS_SECONDS, True)]
+    waits.clear()
+    log.append([event(1)])
+    assert len(looked) == 1
+    assert len(list(log.read())) == 2
 
 
 def test_forking_does_not_wait_for_ever_for_a_thread_that_keeps_the_log(

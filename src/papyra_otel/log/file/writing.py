@@ -18,7 +18,7 @@ from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log.codec import encode, encode_run
 from papyra_otel.log.contract import FactLog, LogOptions, Mark
 from papyra_otel.log.file.flusher import Flusher
-from papyra_otel.log.file.forks import hold_still_at_forks
+from papyra_otel.log.file.forks import close_strays, hold_still_at_forks, let_forks_pass, waiting_forks
 from papyra_otel.log.file.fs import OS, FileSystem, error_name
 from papyra_otel.log.file.layout import SegmentName, folder_of_system
 from papyra_otel.log.file.reserve import RESERVE_BYTES, Reserve
@@ -100,6 +100,8 @@ class FileWriting(FactLog):
 
     def write(self, facts: Sequence[Fact], /) -> Callable[[], None] | None:
         """See FactLog. There is something to wait for with fsync=always, and when the disk falls far behind."""
+        if waiting_forks:
+            let_forks_pass()
         with self._lock:
             if self._closed:
                 self._check_open()
@@ -446,12 +448,14 @@ class FileWriting(FactLog):
                 while stream.ended:
                     stream.ended.pop().close()
 
-    def after_fork_in_child(self) -> None:
+    def after_fork_in_child(self, *, stood_still: bool) -> None:
         """Become a new writer. Inherited descriptors are closed, not unlocked: the parent still writes there."""
         self._lock = threading.RLock()
         for stream in self._streams.values():
             for segment in stream.ended if stream.segment is None else [*stream.ended, stream.segment]:
                 segment.abandon()
+        if not stood_still:
+            close_strays(self._root)
         self._streams = {}
         self._memory = Memory(self._unsynced_bytes_max)
         self._uncertain = 0
