@@ -707,6 +707,26 @@ def test_the_background_thread_outlives_whatever_happens_and_tries_again() -> No
     flusher.stop()
 
 
+def test_a_flusher_that_is_stopped_while_it_begins_a_flush_ends_at_once() -> None:
+    flusher = Flusher(lambda: True, 0.0)
+    threads: list[threading.Thread] = []
+
+    class StoppedBeforeItIsCleared(threading.Event):
+        def clear(self) -> None:
+            threads.append(threading.current_thread())
+            flusher._stopped.set()
+            self.set()
+            super().clear()
+            began.set()
+
+    began = threading.Event()
+    flusher._wanted = StoppedBeforeItIsCleared()
+    flusher.wake()
+    assert began.wait(10)
+    threads[0].join(10)
+    assert not threads[0].is_alive()
+
+
 def test_pauses_grow_up_to_half_a_minute_and_are_never_shorter_than_asked() -> None:
     pauses = [0.2]
     while len(pauses) < 12:

@@ -60,6 +60,8 @@ class Flusher:
             if self._stopped.wait(pause_seconds):
                 return
             self._wanted.clear()
+            if self._stopped.is_set():  # just before: what was cleared was its call, and no other comes
+                return
             self._due = False
             if self._flushed():
                 pause_seconds = self._interval_seconds
