@@ -135,7 +135,7 @@ class Life(RuleBasedStateMachine):
 
     def kill(self, who: int) -> None:
         """Leave as a killed process does: descriptors gone, nothing sealed."""
-        self.logs[who].after_fork_in_child()
+        self.logs[who].after_fork_in_child(stood_still=True)
         self.logs[who] = self.open_one()
 
     @rule(who=WRITERS)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -352,7 +353,8 @@ def test_files_that_do_not_belong_there(tmp_path):
     "place", ["reserve", "shop/verified.json", "shop/events/{}", "shop/quarantine/q.ndjson"]
 )
 @pytest.mark.parametrize("content", [b"", b"half"])
-def test_half_made_files_are_left_over_unless_somebody_makes_them(tmp_path, place, content):
+def test_half_made_files_are_left_over_unless_somebody_makes_them(tmp_path, monkeypatch, place, content):
+    monkeypatch.setattr(scan_module, "BIRTH_SECONDS", 0.0)
     written(tmp_path)
     name = next((tmp_path / "shop" / "events").iterdir()).name.replace("-000001.", "-000009.")
     (tmp_path / "shop" / "quarantine").mkdir()
@@ -364,6 +366,40 @@ def test_half_made_files_are_left_over_unless_somebody_makes_them(tmp_path, plac
         assert OS.lock(fd)
         assert counts_of(tmp_path) == {}
         OS.close(fd)
+
+
+@pytest.mark.parametrize("fate", ["locked", "gone", "named", "dead"])
+def test_a_young_half_made_file_is_looked_at_again_when_it_is_older(tmp_path, monkeypatch, fate):
+    """Whoever makes a file locks it next, and on a busy machine a whole scan fits in between."""
+    written(tmp_path)
+    path = tmp_path / "shop" / "verified.json.tmp"
+    path.write_bytes(b"")
+    fd = OS.open_read(str(path))
+    waited: list[float] = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if fate == "locked":
+            assert OS.lock(fd)
+        elif fate == "gone":
+            path.unlink()
+        elif fate == "named":
+            path.rename(tmp_path / "shop" / "verified.json")
+
+    monkeypatch.setattr(scan_module.time, "sleep", sleep)
+    assert counts_of(tmp_path).get("tmp_leftover", 0) == (1 if fate == "dead" else 0)
+    assert [0 < seconds <= scan_module.BIRTH_SECONDS for seconds in waited] == [True]
+    OS.close(fd)
+
+
+@pytest.mark.parametrize("age_seconds", [2, -5])
+def test_nobody_waits_for_an_old_half_made_file_nor_for_one_of_the_future(tmp_path, monkeypatch, age_seconds):
+    written(tmp_path)
+    (tmp_path / "shop" / "verified.json.tmp").write_bytes(b"")
+    now = time.time_ns() + age_seconds * 10**9
+    monkeypatch.setattr(scan_module.time, "time_ns", lambda: now)
+    monkeypatch.setattr(scan_module.time, "sleep", lambda seconds: pytest.fail(f"slept {seconds}"))
+    assert counts_of(tmp_path) == {"tmp_leftover": 1}
 
 
 def test_a_file_that_is_just_being_born_is_no_leftover(tmp_path):

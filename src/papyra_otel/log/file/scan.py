@@ -32,6 +32,8 @@ from papyra_otel.reports import Anomaly, Progress, ProgressCallback, ScanReport,
 __all__ = ["Scanned", "scan_log"]
 
 _STEP_BYTES = 1 << 20
+#: So long may it take, between making a file and locking it, until its maker counts as gone.
+BIRTH_SECONDS = 1.0
 _LISTINGS_MAX = 3  # segments begun while scanning are looked at, but a scan must end
 _WORST_FIRST = ("ERROR", "WARN", "INFO")
 _LAST = {FactKind.EVENT: 1}  # the rest first
@@ -140,16 +142,39 @@ def _identity(folder: LogFolder, anomaly: Anomaly) -> tuple[str, FileStatus | No
 def _strays(work: _Work, half_made: Container[tuple[str, FileStatus | None]]) -> Iterator[Anomaly]:
     """Yield strays. What is left over was there, unchanged, when we began, and no living writer's.
 
-    A file that is being born is not locked for a moment.
+    A file that is being born is not locked for a moment, and a busy machine can make that moment long: what was made
+    just now is looked at again when it is older.
     """
+    found = list(_left_over(work, half_made))
+    wait_seconds = max(
+        (BIRTH_SECONDS - _age_seconds(status) for _, status in found if status is not None), default=0.0
+    )
+    if wait_seconds > 0:
+        time.sleep(wait_seconds)
+        found = list(_left_over(work, {(anomaly.place, status) for anomaly, status in found}))
+    return (anomaly for anomaly, _ in found)
+
+
+def _age_seconds(status: FileStatus) -> float:
+    """Return how long ago the file changed, as the kernel's clock says; infinity when that is in the future."""
+    nanos = time.time_ns() - status.changed_unix_nano
+    return nanos / 1e9 if nanos >= 0 else float("inf")
+
+
+def _left_over(
+    work: _Work, half_made: Container[tuple[str, FileStatus | None]]
+) -> Iterator[tuple[Anomaly, FileStatus | None]]:
+    """Yield strays, and for half-made files that were in *half_made* what they are now."""
     living = {summary.name.writer for summary in work.summaries if summary.alive}
     for anomaly in strays(work.folder):
-        if anomaly.type == "tmp_leftover":
-            segment = SegmentName.parse(os.path.basename(anomaly.place).removesuffix(TMP))
-            born = segment is not None and segment.writer in living
-            if born or _identity(work.folder, anomaly) not in half_made:
-                continue
-        yield anomaly
+        if anomaly.type != "tmp_leftover":
+            yield anomaly, None
+            continue
+        segment = SegmentName.parse(os.path.basename(anomaly.place).removesuffix(TMP))
+        born = segment is not None and segment.writer in living
+        place, status = _identity(work.folder, anomaly)
+        if not born and (place, status) in half_made:
+            yield anomaly, status
 
 
 def _judged(work: _Work, evidence: Sequence[SeqRange]) -> tuple[Explanations, list[Anomaly]]:
