@@ -376,13 +376,13 @@ def test_keys_with_a_mind_of_their_own_do_no_harm() -> None:
 def test_what_was_encoded_last_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, odd = {"share": 0.5, "text": "漢"}, {"share": math.inf, "text": "x"}
     looked_at: list[object] = []
-    is_plain = codec._plain
+    is_plain = codec.plain
 
     def noted(attributes: Mapping[str, Any]) -> bool:
         looked_at.append(attributes)
         return is_plain(attributes)
 
-    monkeypatch.setattr(codec, "_plain", noted)
+    monkeypatch.setattr(codec, "plain", noted)
     encode(with_attributes(plain))
     assert faithful(plain) == plain
     assert faithful(plain) is not plain

@@ -12,10 +12,9 @@ in tests/log/golden hold this for ever. docs/decisions/0005 says why it looks li
 
 from __future__ import annotations
 
-import math
 import re
 import zlib
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, groupby, islice, repeat
 from struct import pack
@@ -28,6 +27,7 @@ from papyra_otel import semconv
 from papyra_otel.errors import LineDamaged, LogTooNew
 from papyra_otel.facts import Fact, FactKind
 from papyra_otel.log.times import MAX_UNIX_NANO, format_time, is_time, parse_time
+from papyra_otel.log.values import ATTRIBUTES_MAX, NAME_CHARS_MAX, cut_to_size, plain, replaced_in, type_of
 from papyra_otel.payload import jsonable
 
 __all__ = [
@@ -61,10 +61,7 @@ _WRITER = re.compile(r"[0-9a-f]{16}")
 _KINDS = {kind.value: kind for kind in FactKind}
 _OUTLINED = frozenset({*_KINDS, SEGMENT_OPEN, SEGMENT_SEAL})
 _BRACE = ord("{")
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-_NAME_CHARS_MAX = 4096
-_ATTRIBUTES_MAX = 512
-_SHORTER_CHARS = (_NAME_CHARS_MAX, 512, 64)  # with the last, 512 attributes always fit
+_SHORTER_CHARS = (NAME_CHARS_MAX, 512, 64)  # with the last, 512 attributes always fit
 _TEXTS = ("name", "severity", "system", "actor", "trace_id", "span_id")
 
 
@@ -106,7 +103,6 @@ class Outline(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
         return _details_decoder.decode(self.attributes)
 
 
-_type_of: Callable[[object], type[Any]] = type  # typed so that checkers take any object's type as it is
 _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
 _recurring: dict[tuple[str, FactKind, str, str, str], tuple[bytes, bytes]] = {}
@@ -134,15 +130,15 @@ def encode(fact: Fact, writer: str | None = None, seq: int | None = None) -> byt
     global _last_plain  # noqa: PLW0603 - what is forwarded next was mostly encoded just before
     attributes = fact.attributes
     try:
-        if not _plain(attributes):
-            attributes = _replaced(attributes)
+        if not plain(attributes):
+            attributes = replaced_in(attributes)
         elif attributes and fact.actor is not None:
             encoded = _encoded_plain(fact, writer or fact.writer or "", seq or fact.seq or 0)
             if encoded is not None and len(encoded) <= LINE_BYTES_MAX:
                 _last_plain = attributes
                 return encoded
     except RuntimeError:  # another thread is changing them
-        attributes = _replaced(attributes)
+        attributes = replaced_in(attributes)
     line = Line(
         FORMAT,
         writer or fact.writer or "",
@@ -186,8 +182,8 @@ def encode_run(facts: Sequence[Fact], writer: str, first_seq: int) -> bytes:
 def _second_if_usual(fact: Fact) -> object:
     """Return the second of a fact with actor and attributes, False for others."""
     attributes: object = fact.attributes
-    plain = _type_of(attributes) is dict and attributes != {}
-    usual = plain and fact.actor is not None and type(fact.time_unix_nano) is int
+    detailed = type_of(attributes) is dict and attributes != {}
+    usual = detailed and fact.actor is not None and type(fact.time_unix_nano) is int
     return usual and fact.time_unix_nano // _NANOS_PER_SECOND
 
 
@@ -262,16 +258,16 @@ def _each_encoded(values: Sequence[object]) -> list[bytes]:
 def _each_plain(attributes: Sequence[Mapping[str, Any]]) -> list[bytes]:
     """Return *attributes* encoded. Raises ValueError if any of them is empty, or not what JSON holds faithfully."""
     if (
-        {*map(_type_of, attributes)} != {dict}
+        {*map(type_of, attributes)} != {dict}
         or not all(attributes)
         or {*map(type, chain.from_iterable(attributes))} != {str}
     ):
         raise ValueError("attributes that are no plain mappings of texts")
-    kinds = {*map(_type_of, chain.from_iterable(map(dict.values, attributes)))}  # type: ignore[arg-type]
+    kinds = {*map(type_of, chain.from_iterable(map(dict.values, attributes)))}  # type: ignore[arg-type]
     encoded = _encoder.encode_lines(attributes)
     infinite = float in kinds and b"null" in encoded  # which is what stands for it then
     simple = kinds <= _SIMPLE and not infinite
-    if not simple and not all(map(_plain, attributes)):
+    if not simple and not all(map(plain, attributes)):
         raise ValueError("a value that JSON does not hold")
     return encoded.split(b"\n")[:-1]
 
@@ -328,7 +324,7 @@ def _remembered(key: tuple[str, FactKind, str, str, str]) -> tuple[bytes, bytes]
     )
     if len(_recurring) >= _RECURRING_MAX:
         _recurring.clear()
-    if len(pieces[1]) < _NAME_CHARS_MAX and all(
+    if len(pieces[1]) < NAME_CHARS_MAX and all(
         type(text) is str for text in (writer, name, severity, system)
     ):
         _recurring[key] = pieces
@@ -455,14 +451,14 @@ def faithful(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """
     if attributes is _last_plain:
         return dict(attributes)
-    if not _plain(attributes):
-        return _replaced(attributes)
+    if not plain(attributes):
+        return replaced_in(attributes)
     for value in attributes.values():
         if not (type(value) is str and value.isascii()) and isinstance(value, (str, list)):
             try:
                 _encoder.encode(value)
             except UnicodeEncodeError:
-                return _replaced(attributes)
+                return replaced_in(attributes)
     return dict(attributes)
 
 
@@ -487,94 +483,7 @@ def _unsigned(data: bytes, ours: bool) -> tuple[str, str]:
     return "corrupt_line", "no checksum at its end"
 
 
-# --- odd values: everything below runs only when something is out of the ordinary ------------------
-
-
-def _plain(attributes: Mapping[str, Any]) -> bool:
-    """Say whether every value is one that JSON holds faithfully. Runs for each fact: keep it cheap."""
-    mapping: object = type(attributes)
-    if mapping is not dict:
-        return False
-    for name, value in attributes.items():
-        kind = _type_of(value)
-        if type(name) is not str:
-            return False
-        if kind is str or kind is bool or value is None:
-            continue
-        if kind is int:
-            if not _INT64_MIN <= value <= _INT64_MAX:
-                return False
-        elif kind is float:
-            if not math.isfinite(value):
-                return False
-        elif kind is not list or not all(type(item) is str for item in value):
-            return False
-    return True
-
-
-def _replaced(attributes: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return *attributes* with what JSON cannot hold replaced, and the names of those listed."""
-    try:
-        items = list(attributes.items())
-    except Exception:  # a mapping of the application's own making
-        return {semconv.FACT_ENC_ERROR: ["all attributes"]}
-    given_names = {name for name, _ in items if type(name) is str}
-    result: dict[str, Any] = {}
-    replaced: list[str] = []
-    for name, value in items:
-        text = (
-            name
-            if type(name) is str and _kept(name)
-            else _free_name(str(jsonable(name)), result, given_names)
-        )
-        result[text], same = _replacement(value)
-        if text is not name or not same:
-            replaced.append(text[:_NAME_CHARS_MAX])
-    if replaced:
-        result[semconv.FACT_ENC_ERROR] = replaced[:_ATTRIBUTES_MAX]
-    return result
-
-
-def _replacement(value: Any) -> tuple[Any, bool]:
-    """Return what stands for *value*, and whether it says the same."""
-    kind = _type_of(value)
-    given: Any = [*value] if kind is tuple else value
-    if _kept(given):
-        return given, True
-    shown = jsonable(given)
-    try:
-        return shown, _same(shown, given)
-    except Exception:  # keys with a mind of their own
-        return shown, False
-
-
-def _kept(value: Any) -> bool:
-    """Say whether JSON and UTF-8 hold *value* as it is."""
-    try:
-        return _plain({"": value}) and bool(_encoder.encode(value))
-    except UnicodeEncodeError:
-        return False
-
-
-def _free_name(name: str, *taken: Container[str]) -> str:
-    """Return *name*, or one like it that is in none of *taken*."""
-    free, number = name, 1
-    while any(free in names for names in taken):
-        number += 1
-        free = f"{name}#{number}"
-    return free
-
-
-def _same(left: Any, right: Any) -> bool:
-    """Say whether *right* came through unchanged. Compares exact types only: no foreign code runs."""
-    kind = _type_of(left)
-    if kind is not type(right):
-        return False
-    if kind is list:
-        return len(left) == len(right) and all(map(_same, left, right))
-    if kind is dict:
-        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
-    return bool(left == right)
+# --- odd lines: everything below runs only when something is out of the ordinary -------------------
 
 
 def _make_encodable(line: Line) -> None:
@@ -583,7 +492,7 @@ def _make_encodable(line: Line) -> None:
         value = getattr(line, member)
         if value is not None:
             setattr(line, member, str(jsonable(value)))
-    line.attributes = _replaced(line.attributes)
+    line.attributes = replaced_in(line.attributes)
 
 
 def _shortened(line: Line) -> bytes:
@@ -591,15 +500,15 @@ def _shortened(line: Line) -> bytes:
     cut: list[str] = []
     for member in _TEXTS:
         value = getattr(line, member)
-        if value is not None and len(value) > _NAME_CHARS_MAX:
-            setattr(line, member, value[:_NAME_CHARS_MAX] + "…")
+        if value is not None and len(value) > NAME_CHARS_MAX:
+            setattr(line, member, value[:NAME_CHARS_MAX] + "…")
             cut.append(member)
-    given = dict(islice(line.attributes.items(), _ATTRIBUTES_MAX))
+    given = dict(islice(line.attributes.items(), ATTRIBUTES_MAX))
     if len(given) < len(line.attributes):
         cut.append(f"{len(line.attributes) - len(given)} attributes")
     encoded = b""
     for chars_max in _SHORTER_CHARS:
-        attributes, names = _cut_to_size(given, chars_max, LINE_BYTES_MAX - len(_with(line, {}, cut)))
+        attributes, names = cut_to_size(given, chars_max, LINE_BYTES_MAX - len(_with(line, {}, cut)))
         encoded = _with(line, attributes, cut + names)
         if len(encoded) <= LINE_BYTES_MAX:
             break
@@ -609,35 +518,3 @@ def _shortened(line: Line) -> bytes:
 def _with(line: Line, attributes: dict[str, Any], cut: list[str]) -> bytes:
     line.attributes = attributes | {semconv.FACT_TRUNCATED: cut}
     return encode_line(line)
-
-
-def _cut_to_size(
-    given: Mapping[str, Any], chars_max: int, room_bytes: int
-) -> tuple[dict[str, Any], list[str]]:
-    """Return the attributes, the largest cut to *chars_max* until all need at most *room_bytes*, and which were.
-
-    If that is not enough, all are cut.
-    """
-    sizes = {name: len(_encoder.encode({name: value})) for name, value in given.items()}
-    total = sum(sizes.values())
-    short: dict[str, tuple[str, Any]] = {}
-    listed: list[str] = []
-    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        if total <= room_bytes:
-            break
-        value = given[name]
-        text = value if type(value) is str else _encoder.encode(value).decode()
-        new_value = value if len(text) <= chars_max else text[:chars_max] + "…(truncated)"
-        new_name = name if len(name) <= chars_max else name[:chars_max] + "…"
-        if new_value is value and new_name is name:
-            continue
-        short[name] = new_name, new_value
-        listed.append(new_name)
-        total += (
-            len(_encoder.encode({new_name: new_value})) - sizes[name] + len(_encoder.encode(new_name)) + 1
-        )
-    attributes: dict[str, Any] = {}
-    for name, value in given.items():
-        new_name, new_value = short.get(name, (name, value))
-        attributes[_free_name(new_name, attributes)] = new_value
-    return attributes, listed
