@@ -219,7 +219,7 @@ def ray(session: nox.Session, which: str) -> None:
     session.install(*EDITABLE, *group("test"), *chosen)
     session.run(
         "pytest",
-        *existing("tests/runtimes/test_ray.py", "tests/runtimes/test_ray_parts.py"),
+        *sorted(map(str, Path("tests/runtimes").glob("test_ray*.py"))),
         *session.posargs,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ import pytest
 from papyra_otel import open_log
 from papyra_otel import semconv as s
 from papyra_otel.runtimes._ray_state import NEEDS, NOTES
+from runtimes.ray_support import ENVIRONMENT, PROGRAMS, running_cluster
 
 pytestmark = [
     pytest.mark.skipif(util.find_spec("ray") is None, reason="ray is installed in nox -s ray only"),
@@ -22,35 +22,11 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-PROGRAMS = Path(__file__).parent / "programs"
-ENVIRONMENT = {
-    **{name: text for name, text in os.environ.items() if not name.startswith(("OTEL_", "RAY_"))},
-    "OTEL_TRACES_EXPORTER": "none",
-    "OTEL_METRICS_EXPORTER": "none",
-    "OTEL_LOGS_EXPORTER": "none",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "180",
-    "PYTHONWARNINGS": "ignore",
-}
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """The address of a cluster whose processes were started without anything of ours, in a folder of their own."""
-    folder = tmp_path_factory.mktemp("cluster")
-    command = [sys.executable, str(PROGRAMS / "ray_cluster.py")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": (folder / "stderr").open("w")}
-    holder = subprocess.Popen(command, env=ENVIRONMENT, cwd=folder, text=True, **pipes)
-    address = holder.stdout.readline().strip()
-    assert address, (folder / "stderr").read_text()
-    yield address
-    holder.stdin.close()
-    ended = holder.wait(90)
-    holder.stdout.close()
-    pipes["stderr"].close()
-    assert ended == 0, (folder / "stderr").read_text()
-    assert sorted(path.name for path in folder.iterdir()) == ["stderr"], "facts belong to the driver's folder"
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as address:
+        yield address
 
 
 class Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextvars
 import inspect
 import sys
 from dataclasses import replace
@@ -107,6 +108,41 @@ def test_a_restart_is_told_when_its_outcome_shows(history, tape):
         ("supervision.decided", "stopped", 2),
         ("actor.stopped", "start_failed"),
     ]
+
+
+def test_what_is_said_of_an_actor_that_no_look_has_shown_waits_for_one_and_comes_before_what_that_shows(
+    history, tape, recorder
+):
+    asked = contextvars.ContextVar("asked", default="elsewhere")
+    asked.set("here")
+    said: list[tuple[str, Any]] = []
+
+    def tell(actor):
+        said.append((asked.get(), actor))
+        recorder.ask_timed_out(actor, message_type="ray.ObjectRef", timeout_seconds=1.0)
+
+    history.when_known("a1", tell)
+    history.look([])  # begun before there was the actor
+    assert said == []
+    contextvars.Context().run(history.look, [dead("RAY_KILL")])
+    assert said == [("here", history.who("a1"))]
+    assert tape.told(s.ACTOR_TYPE) == [("ask.timed_out", "shop.Worker"), ("actor.stopped", "shop.Worker")]
+    history.when_known("a1", said.append)
+    assert said[1:] == [history.who("a1")]
+
+
+def test_what_is_said_of_an_actor_that_no_look_shows_is_told_all_the_same(history):
+    said: list[Any] = []
+    history.when_known("a1", said.append)
+    for _ in range(2):
+        history.look([])
+    assert said == [None]
+    history.when_known("a2", said.append)
+    history.tell_waiting()
+    assert said == [None, None]
+    for n in range(1001):
+        history.when_known(f"b{n}", said.append)
+    assert len(said) == 3, "no more than a thousand wait"
 
 
 @pytest.mark.parametrize(

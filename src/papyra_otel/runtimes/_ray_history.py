@@ -6,8 +6,10 @@ actor *failed* is known for its last death only, because ray tells no cause whil
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import Context, copy_context
+from dataclasses import dataclass, replace
 from typing import Final
 
 from papyra_otel.pipeline.guard import Guard
@@ -18,6 +20,7 @@ from papyra_otel.runtimes._ray_state import KIND, ActorSeen, Death, LostTask, is
 __all__ = ["History"]
 
 _GONE: Final = "DEAD"
+_WAITING_MAX: Final = 1000
 _BY_CAUSE: Final = {
     "RAY_KILL": "requested",
     "OUT_OF_SCOPE": "out_of_scope",
@@ -38,8 +41,21 @@ class _Told:
     gone: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What is to be told of an actor that no look has shown yet, in the context it was said in."""
+
+    actor_id: str
+    tell: Callable[[Actor | None], None]
+    context: Context
+    looks: int = 0
+
+
 class History:
-    """Turns looks at one job into facts, each once. Used by one thread at a time; forgets what ray forgets."""
+    """Turns looks at one job into facts, each once. Used by one thread at a time; forgets what ray forgets.
+
+    Only ``when_known`` and ``who`` may be called by any thread.
+    """
 
     def __init__(self, recorder: Recorder, guard: Guard, system: str) -> None:
         self._recorder = recorder
@@ -48,6 +64,7 @@ class History:
         self._told: dict[str, _Told] = {}
         self._seen: dict[str, ActorSeen] = {}
         self._letters: dict[tuple[str, int], bool] = {}  # of failed calls: whether nothing more is to be done
+        self._waiting: deque[_Waiting] = deque()
         self._dead_letters = 0
         self.untold = 0
         self.silence = ""  # why the cluster did not answer lately
@@ -58,6 +75,28 @@ class History:
         seen = self._seen.get(actor_id)
         return None if seen is None else self._actor(seen)
 
+    def when_known(self, actor_id: str, tell: Callable[[Actor | None], None]) -> None:
+        """Call *tell* with the actor of this id: at once if a look has shown it, else in the next looks' thread.
+
+        With None when two more looks have not shown it, or when too much waits.
+        """
+        actor = self.who(actor_id)
+        if actor is not None or len(self._waiting) >= _WAITING_MAX:
+            tell(actor)
+        else:
+            self._waiting.append(_Waiting(actor_id, tell, copy_context()))
+
+    def tell_waiting(self, shown: Mapping[str, ActorSeen] | None = None) -> None:
+        """Tell what waits for actors that are *shown* now; without a look, all of it."""
+        for _ in range(len(self._waiting)):
+            waiting = self._waiting.popleft()
+            seen = (self._seen if shown is None else shown).get(waiting.actor_id)
+            if seen is None and shown is not None and waiting.looks == 0:
+                self._waiting.append(replace(waiting, looks=1))  # this look may have begun before the actor
+                continue
+            with self._guard("ray.timed_out"):
+                waiting.context.run(waiting.tell, None if seen is None else self._actor(seen))
+
     def may_have_losses(self) -> bool:
         """Say whether any actor's process has ended: no call is lost before."""
         return any(seen.state == _GONE or seen.restarts for seen in self._seen.values())
@@ -67,6 +106,7 @@ class History:
     def look(self, actors: Iterable[ActorSeen]) -> None:
         """Tell what happened since the last look."""
         shown = {actor.id: actor for actor in actors}
+        self.tell_waiting(shown)  # first: it was before whatever this look shows
         for actor in shown.values():
             with self._guard("ray.look"):
                 self._look_at(actor)

@@ -58,6 +58,15 @@ class Watch:
         """Return the actor of this id, if a look has shown it."""
         return self._history.who(actor_id)
 
+    def when_known(self, actor_id: str, tell: Callable[[Actor | None], None]) -> None:
+        """Call *tell* with the actor of this id when a look has shown it, or with None: see ``History``."""
+        if self._pid != os.getpid():  # nobody looks here
+            tell(self.who(actor_id))
+            return
+        self._history.when_known(actor_id, tell)
+        if not self._thread.is_alive():
+            self._history.tell_waiting()
+
     def audit(self, unsupported: tuple[str, ...]) -> AuditSnapshot | None:
         """Return the state of the job as the last look showed it; None in a forked child."""
         return self._history.audit(unsupported) if self._pid == os.getpid() else None
@@ -74,6 +83,7 @@ class Watch:
         with self._guard("ray.end"):
             self._finish()
         self._cluster.close()
+        self._history.tell_waiting()
 
     def _finish(self) -> None:
         self._look()
@@ -83,6 +93,7 @@ class Watch:
             self._look_for_losses(last=True)
         if self._job_ends:
             self._look()
+            self._history.tell_waiting()
             self._history.end()
 
     def _look(self) -> None:

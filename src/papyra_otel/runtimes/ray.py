@@ -16,6 +16,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import util
 from typing import Any
 
@@ -248,11 +249,12 @@ class RayAdapter:
         for ref in waiting:
             actor_id = ref.task_id().actor_id()
             if not actor_id.is_nil():
-                address = actor_id.hex()
-                unseen = Actor(system=self._system, type="ray.actor.ActorHandle", address=address)
-                self._recorder.ask_timed_out(
-                    watch.who(address) or unseen, message_type="ray.ObjectRef", timeout_seconds=seconds or 0.0
-                )
+                address: str = actor_id.hex()
+                watch.when_known(address, partial(self._tell_timed_out, address, seconds or 0.0))
+
+    def _tell_timed_out(self, address: str, seconds: float, actor: Actor | None) -> None:
+        asked = actor or Actor(system=self._system, type="ray.actor.ActorHandle", address=address)
+        self._recorder.ask_timed_out(asked, message_type="ray.ObjectRef", timeout_seconds=seconds)
 
 
 _NOT_INSIDE = "what ray's workers do is not recorded, only what becomes of them"
