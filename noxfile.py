@@ -343,7 +343,8 @@ def _check_contents(session: nox.Session, wheel: str) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what a fact costs, as ratios within one run."""
-    session.install(*EDITABLE, *group("test"))
+    supported = PYPROJECT["project"]["optional-dependencies"]["instruments-any"]
+    session.install(*EDITABLE, *group("test"), *(r for r in supported if r.startswith("ray")))
     session.run("pytest", "-m", "bench", "-s", *session.posargs)
 
 

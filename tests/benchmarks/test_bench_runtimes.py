@@ -122,3 +122,63 @@ def test_ask_throughput(report, tmp_path, runtime, asks, label, count, work_seco
             "%",
         )
     assert best["bare"] / best["facts"] > 0.2
+
+
+RAY_ROUNDS = 6
+RAY_CALLS = 1500
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(tmp_path_factory):
+    """A cluster that outlives the jobs measured: beginning one is not what is asked for."""
+    pytest.importorskip("ray", reason="ray is installed by nox -s bench")
+    from runtimes.ray_support import ENVIRONMENT, running_cluster
+
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        running_cluster(tmp_path_factory.mktemp("cluster")) as address,
+    ):
+        for name, text in ENVIRONMENT.items():
+            patched.setenv(name, text)
+        yield address
+
+
+def ray_seconds(address: str, calls: int, work_seconds: float) -> float:
+    """Return how long *calls* of one actor take in a job of their own."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def work(self, seconds):
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                pass
+            return seconds
+
+    ray.init(address=address, log_to_driver=False)
+    try:
+        worker = Worker.remote()
+        ray.get([worker.work.remote(0.0) for _ in range(50)])
+        begun = time.perf_counter()
+        for _ in range(calls):
+            ray.get(worker.work.remote(work_seconds))
+        return time.perf_counter() - begun
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("label", "calls", "work_seconds"),
+    [("empty handler", RAY_CALLS, 0.0), ("1 ms of work", RAY_CALLS // 3, WORK_SECONDS)],
+)
+def test_call_throughput_of_ray(report, tmp_path, ray_cluster, label, calls, work_seconds):
+    best = dict.fromkeys(("bare", *MESSAGES), float("inf"))
+    for _ in range(RAY_ROUNDS):
+        for variant in best:
+            with recording(variant, tmp_path, "ray"):
+                best[variant] = min(best[variant], ray_seconds(ray_cluster, calls, work_seconds))
+    for variant in MESSAGES:
+        share = best["bare"] / best[variant] * 100
+        report(f"ray call, {label}, {variant} : bare", share, "no target", True, "%")
+    assert best["bare"] / best["facts"] > 0.2
