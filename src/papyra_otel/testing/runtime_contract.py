@@ -19,7 +19,9 @@ Needs pytest. For failures that show values, call ``pytest.register_assert_rewri
 # ruff: noqa: D102, S101 - these are tests: their names are the sentences
 from __future__ import annotations
 
+import errno
 import logging
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,12 +29,14 @@ from unittest import mock
 
 from papyra_otel import semconv as s
 from papyra_otel.config import SpanMode
+from papyra_otel.errors import LogUnavailable
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import Recorder
 from papyra_otel.runtimes import patches
 from papyra_otel.runtimes.adapter import CAPABILITIES, Adapter
 from papyra_otel.testing.capture import CapturingEmitter
+from papyra_otel.testing.trouble import TroubledLog, recording_into, sdk_that_raises
 
 __all__ = ["RuntimeContract"]
 
@@ -117,6 +121,58 @@ class RuntimeContract:
         with self._installed(broken, Guard(counters)):
             assert self.play() == bare
         assert counters.total(s.INSTRUMENTATION_ERRORS) > 0
+
+    # --- a recording in trouble -----------------------------------------------------------------------
+
+    def test_a_log_that_refuses_every_fact_changes_nothing_and_counts_them(self) -> None:
+        bare = self.play()
+        for error in (
+            LogUnavailable("no space left", error_type="ENOSPC"),
+            OSError(errno.EIO, "disk"),
+            RuntimeError(),
+        ):
+            with (
+                recording_into(TroubledLog(error)) as recorded,
+                self._installed(recorded.recorder, recorded.guard),
+            ):
+                assert self.play() == bare
+            assert recorded.log.names == []
+            assert recorded.lost() > 0
+
+    def test_a_log_that_blocks_changes_nothing_and_has_every_fact_in_the_end(self) -> None:
+        bare = self.play()
+        with recording_into(TroubledLog(holds=True), queued=True) as recorded:
+            with self._installed(recorded.recorder, recorded.guard):
+                assert self.play() == bare
+            assert recorded.log.names == []
+        told = Counter(recorded.log.names)
+        assert [name for events in self.history().values() for name in events if not told[name]] == []
+        assert recorded.lost() == 0
+
+    def test_a_full_ring_changes_nothing_and_every_fact_is_stored_or_counted_as_lost(self) -> None:
+        bare = self.play()
+        emitter = CapturingEmitter()
+        with self._installed(Recorder(emitter, Counters())):
+            self.play()
+        with (
+            recording_into(TroubledLog(holds=True), queued=True, capacity=2) as recorded,
+            self._installed(recorded.recorder, recorded.guard),
+        ):
+            assert self.play() == bare
+        assert recorded.lost() > 0
+        assert len(recorded.log.names) + recorded.lost() == len(emitter.events)
+
+    def test_an_sdk_that_raises_changes_nothing_and_the_log_has_every_fact(self) -> None:
+        bare = self.play()
+        with (
+            recording_into(TroubledLog()) as recorded,
+            sdk_that_raises(),
+            self._installed(recorded.recorder, recorded.guard),
+        ):
+            assert self.play() == bare
+        told = Counter(recorded.log.names)
+        assert [name for events in self.history().values() for name in events if not told[name]] == []
+        assert recorded.counters.total(s.INSTRUMENTATION_ERRORS) > 0
 
     # --- in and out ---------------------------------------------------------------------------------
 
