@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
-from papyra_otel import open_log, plugin, semconv
+from papyra_otel import open_log, recording, semconv
 from papyra_otel.pipeline import forward
 from papyra_otel.pipeline.metrics import Metrics
 from redis_servers.lab import Lab
@@ -55,7 +55,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> Kept:
 def reader(monkeypatch: pytest.MonkeyPatch) -> InMemoryMetricReader:
     """What reads the metrics of this test's own."""
     made = InMemoryMetricReader()
-    monkeypatch.setattr(plugin, "_metrics", Metrics(MeterProvider([made], shutdown_on_exit=False)))
+    monkeypatch.setattr(recording, "process_metrics", Metrics(MeterProvider([made], shutdown_on_exit=False)))
     return made
 
 

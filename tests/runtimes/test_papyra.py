@@ -930,7 +930,11 @@ def test_an_audit_of_the_users_is_told_once_from_its_report(run, tape, adapter):
     assert audit[s.AUDIT_REGISTRY_DEAD] == ["dead"]
     assert audit[s.AUDIT_HEALTHY] is False
     assert audit[s.AUDIT_REASONS] == ["1 dead registry entry"]
-    assert audit[s.AUDIT_UNSUPPORTED] == [Ability.UNHANDLED.value, Ability.GIVEN_UP.value]
+    assert audit[s.AUDIT_UNSUPPORTED] == [
+        Ability.UNHANDLED.value,
+        Ability.GIVEN_UP.value,
+        Ability.NO_SUBSCRIBER.value,
+    ]
 
 
 def test_audits_are_read_from_another_thread_without_papyras_audit(run, tape, adapter):
@@ -1125,8 +1129,14 @@ def test_a_missing_private_name_is_told_once_and_costs_only_what_needs_it(
     run(main)
     capabilities = adapter.capabilities()
     adapter.uninstall()
-    assert set(CAPABILITIES) - capabilities.able == {*lost, Ability.UNHANDLED, Ability.GIVEN_UP}
-    assert f"no ActorSystem.{gone}" in capabilities.notes[min(lost)]
+    assert set(CAPABILITIES) - capabilities.able == {
+        *lost,
+        Ability.UNHANDLED,
+        Ability.GIVEN_UP,
+        Ability.NO_SUBSCRIBER,
+    }
+    unable = {Ability.UNHANDLED, Ability.GIVEN_UP, Ability.NO_SUBSCRIBER}
+    assert adapter.capabilities().able == frozenset(CAPABILITIES) - unable
     assert len(caplog.records) == 1
     assert f"(no ActorSystem.{gone})" in caplog.messages[0]
     assert counters.read(s.INSTRUMENTATION_ERRORS) == []
@@ -1135,7 +1145,11 @@ def test_a_missing_private_name_is_told_once_and_costs_only_what_needs_it(
 
 
 def test_this_papyra_has_every_private_name_that_is_needed(adapter):
-    assert adapter.capabilities().able == frozenset(CAPABILITIES) - {Ability.UNHANDLED, Ability.GIVEN_UP}
+    assert adapter.capabilities().able == frozenset(CAPABILITIES) - {
+        Ability.UNHANDLED,
+        Ability.GIVEN_UP,
+        Ability.NO_SUBSCRIBER,
+    }
     assert adapter._missing == ()
     for owner, name in PATCHED:
         assert name in vars(owner)

@@ -829,6 +829,74 @@ def test_capabilities_say_what_pykka_cannot_tell(adapter: PykkaAdapter) -> None:
         assert capabilities.notes[ability]
 
 
+# --- broadcasts ---------------------------------------------------------------------------------
+
+
+class Deaf(pykka.ThreadingActor):
+    def on_receive(self, message: Any) -> Any:
+        return message
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (None, qualified_name(pykka.Actor)),
+        (pykka.Actor, qualified_name(pykka.Actor)),
+        (Deaf, f"{__name__}.Deaf"),
+        ("Deaf", "Deaf"),
+    ],
+)
+def test_a_broadcast_that_finds_no_actor_is_a_dead_letter(
+    adapter: PykkaAdapter, tape: Tape, target: Any, told: str
+) -> None:
+    if target is None:
+        pykka.ActorRegistry.broadcast({"n": 1})
+    else:
+        pykka.ActorRegistry.broadcast(message={"n": 1}, target_class=target)
+    (letter,) = tape.of(s.DEAD_LETTER_CAPTURED)
+    assert (letter[s.ACTOR_TYPE], letter[s.ACTOR_ADDRESS]) == (told, told)
+    assert (letter[s.DEAD_LETTER_REASON], letter[s.MESSAGE_KIND]) == ("no_subscriber", "tell")
+    assert letter[s.MESSAGE_TYPE] == "dict"
+
+
+def test_a_broadcast_that_finds_actors_is_none_even_if_they_are_dead(
+    adapter: PykkaAdapter, tape: Tape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [Deaf.start() for _ in range(2)]
+    pykka.ActorRegistry.broadcast("hello", Deaf)
+    for ref in refs:
+        ref.stop()
+    assert [f[s.MESSAGE_KIND] for f in tape.of(s.MESSAGE_PROCESSED)] == ["tell", "tell"]
+    assert tape.of(s.DEAD_LETTER_CAPTURED) == []
+    monkeypatch.setattr(pykka.ActorRegistry, "get_all", lambda: refs)
+    with pytest.raises(pykka.ActorDeadError):
+        pykka.ActorRegistry.broadcast("again")
+    (letter,) = tape.of(s.DEAD_LETTER_CAPTURED)
+    assert letter[s.DEAD_LETTER_REASON] == "actor_stopped"
+    with pytest.raises(TypeError):
+        pykka.ActorRegistry.broadcast()
+    assert len(tape.of(s.DEAD_LETTER_CAPTURED)) == 1
+
+
+def test_threads_that_broadcast_at_once_are_told_apart(adapter: PykkaAdapter, tape: Tape) -> None:
+    ref = Deaf.start()
+    barrier = threading.Barrier(8)
+
+    def broadcast(target: str) -> None:
+        barrier.wait(WAIT_SECONDS)
+        for _ in range(50):
+            pykka.ActorRegistry.broadcast("hello", target)
+
+    threads = [threading.Thread(target=broadcast, args=(name,)) for name in ("Deaf", "Nobody") * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    ref.stop()
+    assert {f[s.ACTOR_TYPE] for f in tape.of(s.DEAD_LETTER_CAPTURED)} == {"Nobody"}
+    assert len(tape.of(s.DEAD_LETTER_CAPTURED)) == len(tape.of(s.MESSAGE_PROCESSED)) == 200
+
+
 # --- installing ---------------------------------------------------------------------------------
 
 
@@ -1063,6 +1131,7 @@ def everything_happens() -> list[str]:
     attempt(lambda: late.get(timeout=WAIT_SECONDS))
     attempt(lambda: failing.tell("dead"))
     attempt(lambda: failing.ask("dead"))
+    attempt(lambda: pykka.ActorRegistry.broadcast("anybody", "Nobody"))
     attempt(ref.stop)
     attempt(ref.stop)
     other = Busy.start()
@@ -1080,7 +1149,10 @@ def everything_happens() -> list[str]:
         ("recorder.stopped", {"pykka.stopped"}),
         ("recorder.crashed", {"pykka.crashed"}),
         ("recorder.processed", {"pykka.processed"}),
-        ("recorder.dead_letter", {"pykka.dead_letter", "pykka.undrained", "pykka.unhandled"}),
+        (
+            "recorder.dead_letter",
+            {"pykka.dead_letter", "pykka.undrained", "pykka.unhandled", "pykka.no_subscriber"},
+        ),
         ("adapter._begin", {"pykka.setup", "pykka.receive", "pykka.failure"}),
         ("adapter._who", {"pykka.dead_letter"}),
         ("adapter._sweep", {"pykka.finish"}),

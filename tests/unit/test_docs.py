@@ -6,17 +6,23 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+import papyra_otel
 from papyra_otel import Recorder, config
+from papyra_otel import semconv as s
 from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.runtimes.adapter import CAPABILITIES
 from papyra_otel.runtimes.dramatiq import DramatiqAdapter
+from papyra_otel.runtimes.known import RUNTIMES
 from papyra_otel.runtimes.papyra import PapyraAdapter
 from papyra_otel.runtimes.pykka import PykkaAdapter
 from papyra_otel.runtimes.ray import RayAdapter
 
-DOCS = Path(__file__).parents[2] / "docs"
+TESTS = Path(__file__).parents[1]
+DOCS = TESTS.parent / "docs"
+SOURCES = Path(papyra_otel.__file__).parent
 
 
 class Nowhere:
@@ -41,6 +47,17 @@ def test_the_table_of_runtimes_is_what_the_adapters_can(column, adapter):
     assert {ability.value: told[ability.value] for ability in CAPABILITIES} == {
         ability.value: "yes" if ability in able else "no" for ability in CAPABILITIES
     }
+
+
+def test_the_table_of_dead_letters_has_every_reason_and_each_has_a_test_of_its_runtime():
+    attributes = yaml.safe_load((SOURCES / "registry" / "attributes.yaml").read_text())["attributes"]
+    (reasons,) = (each["type"]["members"] for each in attributes if each["key"] == s.DEAD_LETTER_REASON)
+    rows = {row[0].strip("`"): row[1:] for row in table_rows((DOCS / "runtimes.md").read_text())}
+    for reason in (member["value"] for member in reasons):
+        for runtime, told in zip(RUNTIMES, rows[reason], strict=True):
+            tests = [path.read_text() for path in (TESTS / "runtimes").glob(f"test_{runtime}*.py")]
+            assert told in {"", "yes"}
+            assert not told or any(f'"{reason}"' in text for text in tests), f"{reason} of {runtime}: no test"
 
 
 DEFAULTS = {

@@ -80,6 +80,7 @@ NOTES: Final[dict[Ability, str]] = {
     Ability.UNHANDLED: "every message names its actor, which handles all of them",
     Ability.MAILBOX_DEPTH: "of Redis and stub brokers, by queue and in audits only: a queue is many actors' mailbox",
     Ability.LATE_REPLY: "nobody asks; results stay in their backend until they expire",
+    Ability.NO_SUBSCRIBER: "a queue keeps its messages until somebody consumes it",
     Ability.BLOCKED_SENDERS: "brokers take what is sent to them",
     Ability.ASK_TIMED_OUT: "nobody asks; who waits for a result in vain gets ResultTimeout",
 }

@@ -11,6 +11,7 @@ __all__ = ["NEEDS", "NOTES", "gone_beside"]
 
 NOTES: Final[dict[Ability, str]] = {
     Ability.UNHANDLED: "papyra hands every message to receive(); one it does not know is a crash there",
+    Ability.NO_SUBSCRIBER: "each message has its actor: papyra has no topics",
     Ability.GIVEN_UP: "papyra gives each message to its actor once",
 }
 _FIELDS = ("alive", "stopping", "restarting", "actor", "address", "mailbox", "name", "parent", "rid")

@@ -35,9 +35,11 @@ class Senders:
         self._finished: weakref.WeakSet[Any] = weakref.WeakSet()  # the stop flags of actors whose loop ended
         self._zombies = False  # some loop ended with its actor still called alive
         self._stop_type: type = Never
+        self._actor_type: type = Never
         self._proxy_types: tuple[type, ...] = ()
         self._envelope_type: Any = Never
-        self._tells_late = True
+        self._tells_late = self._tells_nobody = True
+        self._broadcasts: dict[int, bool] = {}  # by thread inside a broadcast: whether it reached an actor
 
     # --- messages nobody takes ------------------------------------------------------------------
 
@@ -76,7 +78,11 @@ class Senders:
     # --- wrappers -------------------------------------------------------------------------------
 
     def _around_tell(self, original: Callable[..., Any], dead_error: type[Exception]) -> Callable[..., Any]:
+        broadcasts = self._broadcasts
+
         def tell(ref: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
+            if broadcasts and (thread := get_ident()) in broadcasts:
+                broadcasts[thread] = True
             try:
                 result = original(ref, message, *args, **kwargs)
             except dead_error:
@@ -86,6 +92,40 @@ class Senders:
             return result
 
         return tell
+
+    def _around_broadcast(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        broadcasts = self._broadcasts
+
+        def broadcast(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            thread = get_ident()
+            broadcasts[thread] = False
+            try:
+                result = original(cls, *args, **kwargs)
+            except BaseException:
+                broadcasts.pop(thread, None)
+                raise
+            if not broadcasts.pop(thread, True):
+                self._reached_nobody(*args, **kwargs)
+            return result
+
+        return broadcast
+
+    def _reached_nobody(self, message: Any = None, target_class: Any = None, *_: Any, **__: Any) -> None:
+        if not (self._on and self._tells_nobody):
+            return
+        try:
+            wanted = (
+                target_class
+                if isinstance(target_class, str)
+                else qualified_name(target_class or self._actor_type)
+            )
+            who = Actor(system=self._system, type=wanted, address=wanted)
+            stopping = bool(self._shutting)
+            self._recorder.dead_letter(
+                who, message=message, reason="no_subscriber", kind="tell", stopping=stopping
+            )
+        except Exception:
+            self._guard.failed("pykka.no_subscriber")
 
     def _around_ask(self, original: Callable[..., Any], dead_error: type[Exception]) -> Callable[..., Any]:
         unsent = self._unsent

@@ -53,6 +53,7 @@ NEEDS: Final[dict[Ability, frozenset[str]]] = {
     Ability.LATE_REPLY: frozenset(
         {"Actor._handle_receive", "ActorRef.ask", "ThreadingFuture.get", "pykka._ref.Envelope"}
     ),
+    Ability.NO_SUBSCRIBER: frozenset({"ActorRegistry.broadcast", "ActorRef.tell", "pykka._ref.Envelope"}),
     Ability.ACTIVE_AGE: frozenset({"Actor._handle_receive"}),
     Ability.TRACE_CONTEXT: frozenset({"Actor._handle_receive", "pykka._ref.Envelope"}),
 }

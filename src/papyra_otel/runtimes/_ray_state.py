@@ -37,6 +37,7 @@ NOTES: Final[Mapping[Ability, str]] = {
     Ability.UNHANDLED: "ray refuses a method that an actor has not where it is called",
     Ability.GIVEN_UP: "what ray gave up to retry ends as a dead letter of a dead or unavailable actor",
     Ability.LATE_REPLY: "a result can be fetched again for as long as anybody refers to it",
+    Ability.NO_SUBSCRIBER: "each call has its actor",
     Ability.BLOCKED_SENDERS: "ray refuses calls beyond max_pending_calls, it does not let callers wait",
     Ability.MAILBOX_DEPTH: "what waits for an actor waits in each of its callers, and ray does not tell how much",
     Ability.TRACE_CONTEXT: "calls have no room for it; where ray's own tracing is on, facts have its trace",

@@ -38,6 +38,7 @@ class Ability(str, Enum):
     UNHANDLED = "dead letter: unhandled"
     GIVEN_UP = "dead letter: retries exhausted, expired, rejected or lost"
     LATE_REPLY = "dead letter: reply that nobody waits for any more"
+    NO_SUBSCRIBER = "dead letter: published to nobody"
     AUDIT = "audit"
     MAILBOX_DEPTH = "mailbox depth"
     BLOCKED_SENDERS = "senders blocked by a full mailbox"

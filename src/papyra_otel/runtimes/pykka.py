@@ -173,7 +173,9 @@ class PykkaAdapter(Actors):
             patches.wrap(pykka.ActorRef, "tell", lambda tell: self._around_tell(tell, pykka.ActorDeadError))
             patches.wrap(pykka.ActorRef, "ask", lambda ask: self._around_ask(ask, pykka.ActorDeadError))
             patches.wrap(pykka.ThreadingFuture, "get", lambda get: self._around_get(get, pykka.Timeout))
+        self._actor_type = pykka.Actor
         patches.wrap(pykka.ActorRegistry, "stop_all", self._around_stop_all)
+        patches.wrap(pykka.ActorRegistry, "broadcast", self._around_broadcast)
         patches.wrap(pykka.Actor, "_actor_loop", self._around_loop)
         patches.wrap(pykka.Actor, "_actor_loop_setup", self._around_setup)
         patches.wrap(pykka.Actor, "_actor_loop_teardown", self._around_teardown)
@@ -185,6 +187,7 @@ class PykkaAdapter(Actors):
         able = self.capabilities().able
         self._tells_lifecycle = Ability.LIFECYCLE in able
         self._tells_late = Ability.LATE_REPLY in able
+        self._tells_nobody = Ability.NO_SUBSCRIBER in able
         self._tells_ages = Ability.ACTIVE_AGE in able
         self._traces = Ability.TRACE_CONTEXT in able
         if self._missing:
