@@ -500,11 +500,25 @@ def test_scans_are_full_and_come_after_an_interval_that_differs_a_little(keep, p
 
 
 def test_a_scan_that_raises_is_counted_and_the_next_one_comes(keep, pipeline):
-    kept = keep(LogUnavailable("away"), found())
+    kept = keep(LogError("odd"), found())
     seconds = iter([False, False, False, False, True])
     Scanner(kept.upkeep, pipeline.guard, 100.0, wait=lambda _: next(seconds)).run()
     assert len(kept.log.calls) == 2
     assert kept.counted(s.INSTRUMENTATION_ERRORS) == {("scan",): 1}
+
+
+def test_a_log_that_is_away_is_a_scan_that_failed_and_no_error_of_ours_and_is_said_once(
+    keep, pipeline, caplog
+):
+    away = LogUnavailable("gone fishing", error_type="connection")
+    kept = keep(away, away, found(), away)
+    scans = iter([False] * 4 + [True])
+    Scanner(kept.upkeep, pipeline.guard, 100.0, wait=lambda seconds: seconds > 1 and next(scans)).run()
+    assert len(kept.log.calls) == 4
+    assert kept.counted(s.INSTRUMENTATION_ERRORS) == {}
+    assert kept.counted(s.PERSISTENCE_SCANS)["made", "connection"] == 3
+    said = [record.getMessage() for record in caplog.records if "gone fishing" in record.getMessage()]
+    assert said == ["papyra_otel cannot scan its log: gone fishing. It tries again by itself"] * 2
 
 
 def test_a_scan_ends_when_it_is_not_wanted_any_more(keep, pipeline):

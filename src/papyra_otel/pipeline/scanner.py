@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from papyra_otel.errors import LogUnavailable
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.pipeline.upkeep import ScanEnded, Upkeep
 from papyra_otel.reports import Progress
@@ -15,6 +17,7 @@ from papyra_otel.reports import Progress
 __all__ = ["Scanner", "Throttle"]
 
 SHARE_OF_A_CORE = 0.1
+_logger = logging.getLogger("papyra_otel")
 _SECONDS_TO_END = 1.0
 
 
@@ -73,6 +76,7 @@ class Scanner:
         self._stopped = threading.Event()
         self._wait = wait or self._stopped.wait
         self._thread: threading.Thread | None = None
+        self._away = False
 
     def start(self) -> None:
         """Begin, if not begun."""
@@ -100,4 +104,14 @@ class Scanner:
         """Scan until stopped; what a scan raises is counted, told seldom, and the next one comes."""
         while not self._wait(self._interval_seconds * (0.9 + 0.2 * self._jitter())):
             with self._guard("scan"), suppress(ScanEnded):
-                self._upkeep.scan(Throttle(self._wait))
+                self._scan()
+
+    def _scan(self) -> None:
+        try:
+            self._upkeep.scan(Throttle(self._wait))
+        except LogUnavailable as error:  # no error of ours; the failed scan is counted as one
+            if not self._away:
+                _logger.warning("papyra_otel cannot scan its log: %s. It tries again by itself", error)
+            self._away = True
+        else:
+            self._away = False
