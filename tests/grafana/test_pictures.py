@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from grafana.asked import BOARDS, asked
 from grafana.programs import npm_installed, passed, program
-from grafana.scenario.day import Day, bad_day
-from grafana.test_scenario import BOARDS, asked
+from grafana.scenario.day import Day
 
 pytestmark = [pytest.mark.pictures, pytest.mark.timeout(900)]
 
@@ -28,12 +28,6 @@ def page() -> Path:
     folder = npm_installed(HERE / "render")
     passed([program("npm"), "run", "build"], cwd=folder, timeout=400)
     return folder / "dist"
-
-
-@pytest.fixture(scope="module")
-def day(tmp_path_factory):
-    with bad_day(tmp_path_factory.mktemp("day")) as passed_day:
-        yield passed_day
 
 
 def legend(pattern: str, metric: dict[str, str]) -> str:

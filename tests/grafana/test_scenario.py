@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import time
 
 import pytest
 
-from grafana.scenario.day import ALSO, EXPECTED, Day, bad_day, wait_until
-from papyra_otel.grafana import files
+from grafana.asked import BOARDS, asked, panel
+from grafana.conftest import AtRest
+from grafana.scenario.day import ALSO, EXPECTED, Day
 from papyra_otel.grafana.alerts import ALERTS
 from papyra_otel.grafana.names import METRICS
 
-pytestmark = [pytest.mark.grafana, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.grafana, pytest.mark.timeout(900)]  # the first one may have to build
 
-BOARDS = {name: json.loads(text) for name, text in files().items() if name.startswith("dashboards/")}
 TARGETS = [
     pytest.param(target["expr"], id=f"{board['uid']}-{panel['id']}{target['refId']}")
     for board in BOARDS.values()
@@ -24,27 +22,6 @@ TARGETS = [
     for target in panel.get("targets", [])
     if target["datasource"]["type"] == "prometheus"
 ]
-
-
-@pytest.fixture(scope="module")
-def day(tmp_path_factory):
-    with bad_day(tmp_path_factory.mktemp("day")) as passed:
-        yield passed
-
-
-def asked(expr: str, *, instance: str = ".+") -> str:
-    """Return *expr* as Grafana sends it for a panel of the whole day."""
-    chosen = {"$__rate_interval": "4s", "$__range": "10m", "$job": ".+", "$instance": instance}
-    chosen |= {"$reason": ".+", "$actor_type": ".+"}
-    for name, value in chosen.items():
-        expr = expr.replace(name, value)
-    assert "$" not in expr
-    return expr.replace(" or vector(0)", "")
-
-
-def panel(uid: str, number: int) -> str:
-    (found,) = [p for p in BOARDS[f"dashboards/{uid}.json"]["panels"] if p["id"] == number]
-    return found["targets"][0]["expr"]
 
 
 def test_in_a_quiet_time_nothing_fires(day: Day):
@@ -91,25 +68,20 @@ def test_legends_name_labels_that_the_data_has(day: Day):
                 assert names <= set().union(*(each["metric"] for each in series)), target["expr"]
 
 
-def test_what_the_panels_count_is_what_the_programs_did(day: Day):
-    """By their own count; the one that was killed is left out."""
-    own = {name: process for name, process in day.processes.items() if name != "vanished"}
-    for process in own.values():
-        process.tell("pause")
-        while process.read() != "pause":
-            pass  # what it said of its incident
-    counted = {name: json.loads(process.read()) for name, process in own.items()}
-    at_rest = time.time()
-    newest = "min(timestamp(papyra_persistence_queue_size))"
-    wait_until(
-        "all are scraped at rest", lambda: float(day.prometheus.query(newest)[0]["value"][1]) > at_rest
-    )
+def test_what_the_panels_count_is_what_the_programs_did(day: Day, at_rest: AtRest):
+    """By their own count."""
 
     def shown(number: int, name: str) -> float:
         found = day.prometheus.query(asked(panel("papyra-overview", number), instance=name))
         return float(found[0]["value"][1]) if found else 0
 
     expected = {
-        name: [c.get(what, 0) for what in ("failed", "restarted", "dead")] for name, c in counted.items()
+        name: [did.get(what, 0) for what in ("failed", "restarted", "dead")]
+        for name, did in at_rest.did.items()
     }
-    assert {name: [shown(number, name) for number in (5, 6, 7)] for name in own} == expected
+    assert {name: [shown(number, name) for number in (5, 6, 7)] for name in expected} == expected
+
+
+def test_whatever_was_away_that_was_no_error_of_the_instrumentation(day: Day):
+    errors = day.prometheus.query("papyra_instrumentation_errors_total > 0")
+    assert [(each["metric"]["instance"], each["metric"]["what"]) for each in errors] == []

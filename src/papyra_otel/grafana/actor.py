@@ -180,7 +180,8 @@ _FACTS = Row(
                 Query(
                     q.facts(
                         f'{label(s.ACTOR_TYPE)}=~"$actor_type"',
-                        f'{label(s.ACTOR_ADDRESS)}=~".*${{address}}.*"',
+                        # Grafana puts backslashes before what means something in a regex; quotes would not take them
+                        f"{label(s.ACTOR_ADDRESS)}=~`.*${{address:regex}}.*`",
                         f"line_format `{{{{.event_name}}}} {{{{.{label(s.ACTOR_ADDRESS)}}}}}"
                         f" {{{{.{label(s.EXCEPTION_TYPE)}}}}} {{{{.{label(s.STOP_REASON)}}}}}"
                         f" {{{{.{label(s.SUPERVISION_OUTCOME)}}}}}`",

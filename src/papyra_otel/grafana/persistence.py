@@ -377,7 +377,9 @@ _FACTS = Row(
                             s.FACT_DROPPED,
                         ),
                         f"line_format `{{{{.event_name}}}} {{{{.{label(s.ANOMALY_TYPE)}}}}}"
-                        f" {{{{.{label(s.ANOMALY_PLACE)}}}}} {{{{.{label(s.RISK_DETAIL)}}}}}`",
+                        f" {{{{.{label(s.ANOMALY_PLACE)}}}}} {{{{.{label(s.RECOVERY_MODE)}}}}}"
+                        f" {{{{.{label(s.DROPPED_COUNT)}}}}} {{{{.{label(s.ERROR_TYPE)}}}}}"
+                        f" {{{{.{label(s.RISK_DETAIL)}}}}}`",
                     ),
                     source=Source.LOKI,
                 )

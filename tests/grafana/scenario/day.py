@@ -23,8 +23,10 @@ from typing import Any
 import pytest
 import yaml
 
+from collector.build import ASKED, collector, find_go
+from collector.running import Collector
 from conftest import missing
-from delivery.receivers import Answer, HttpReceiver
+from grafana.logs import LogStore
 from grafana.programs import program
 from papyra_otel.grafana.files import prometheus_rules
 from papyra_otel.grafana.rules import Conditions
@@ -50,9 +52,19 @@ EXPECTED: Mapping[str, set[str]] = {
     "collector_outage": {"PapyraDeliveryLag"},
     "neglected": {"PapyraHandlerStuck", "PapyraAuditStale", "PapyraScanStale", "PapyraRegistryUnhealthy"},
     "growing": {"PapyraStorageFillingUp"},
+    "impatient": {"PapyraRegistryUnhealthy", "PapyraDeadLettersSustained"},
     "vanished": {"PapyraTelemetryAbsent"},
 }
+# What the rules on facts have to say.
+EXPECTED_OF_FACTS: Mapping[str, set[str]] = {
+    "redis_outage": {
+        "PapyraLogRisk"
+    },  # that server keeps everything in memory, and is asked once, at the start
+    "impatient": {"PapyraAskTimeouts", "PapyraAuditUnhealthy"},
+}
 ALSO: Mapping[str, set[str]] = {"disk_full": {"PapyraLogUntidy", "PapyraAnomaliesUnresolved"}}
+# Their facts are delivered from their logs, all of them; those of the others are forwarded live.
+WITH_AN_OUTBOX = ("storm", "impatient", "collector_outage")
 INCIDENT = {"redis_outage": "elsewhere", "collector_outage": "elsewhere", "vanished": "elsewhere"}
 
 
@@ -61,12 +73,15 @@ def shorter(seconds: float) -> float:
     return round(min(1.5 * (seconds / 30) ** 0.35, 15.0), 1)
 
 
+CONDITIONS = Conditions(limits=LIMITS, windows=Windows(shorter))
+
+
 class Prometheus:
     """A server on a port of its own, with the rules for shortened days."""
 
     def __init__(self, folder: Path, targets: Mapping[str, tuple[str, int]]) -> None:
         self.port = free_port()
-        rules = yaml.safe_load(prometheus_rules(Conditions(limits=LIMITS, windows=Windows(shorter))))
+        rules = yaml.safe_load(prometheus_rules(CONDITIONS))
         for each in rules["groups"]:
             del each["interval"]
         (folder / "rules.yaml").write_text(yaml.safe_dump(rules, sort_keys=False))
@@ -178,15 +193,23 @@ def wait_until(what: str, holds: Callable[[], bool], seconds: float = PATIENCE_S
 
 @dataclass
 class Day:
-    """What is left of the day: Prometheus, still there, and when it was."""
+    """What is left of the day: Prometheus and the facts, still there, and when it was."""
 
     prometheus: Prometheus
+    facts: LogStore
     processes: Mapping[str, Process]
     begin: float = 0.0
     end: float = 0.0
     early: set[tuple[str, str]] = field(default_factory=set)
     fired: set[tuple[str, str]] = field(default_factory=set)
     unresolved: set[tuple[str, str]] = field(default_factory=set)
+    collector_away: tuple[float, float] = (0.0, 0.0)
+    fired_of_facts: set[tuple[str, str]] = field(default_factory=set)
+    unresolved_of_facts: set[tuple[str, str]] = field(default_factory=set)
+
+    def facts_firing(self, begin: float, end: float) -> set[tuple[str, str]]:
+        """Return (process, alert) of the ruler's rules."""
+        return self.facts.alerts(CONDITIONS, begin, end)
 
 
 @contextmanager
@@ -202,27 +225,38 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def _processes(folder: Path, redis: Server, receiver: HttpReceiver, disk: Path) -> dict[str, Process]:
+def _processes(
+    folder: Path, redis: Server, gateways: Mapping[str, Collector], disk: Path
+) -> dict[str, Process]:
     usual = {"OTEL_PYTHON_PAPYRA_SCAN_INTERVAL": "2s", "OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL": "1s"}
-    rare = {"OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL": "1h"}
     special = {
-        "redis_outage": {**usual, "OTEL_PYTHON_PAPYRA_SPILL": str(folder / "spill")},
-        "collector_outage": {**usual, "OTEL_PYTHON_PAPYRA_FORWARD": "outbox", **receiver.environ()},
-        "neglected": rare,
+        "redis_outage": {"OTEL_PYTHON_PAPYRA_SPILL": str(folder / "spill")},
+        "neglected": {
+            "OTEL_PYTHON_PAPYRA_AUDIT_INTERVAL": "1h",
+            "OTEL_PYTHON_PAPYRA_SCAN_INTERVAL": "off",
+        },
     }
     logs = {"redis_outage": redis.url, "disk_full": (disk / "log").as_uri()}
     made = {}
     for name in EXPECTED:
         log = logs.get(name, (folder / name).as_uri())
-        made[name] = Process(name, free_port(), log, special.get(name, usual))
+        environ = {
+            **usual,
+            **special.get(name, {}),
+            **gateways.get(name, gateways["usual"]).otlp("http/protobuf"),
+            "OTEL_SERVICE_NAME": name,
+            "OTEL_PYTHON_PAPYRA_FORWARD": "outbox" if name in WITH_AN_OUTBOX else "live",
+        }
+        made[name] = Process(name, free_port(), log, environ)
     return made
 
 
 class _Faults:
     """What befalls a process from outside."""
 
-    def __init__(self, folder: Path, redis: Server, receiver: HttpReceiver) -> None:
-        self._folder, self._redis, self.receiver = folder, redis, receiver
+    def __init__(self, folder: Path, redis: Server, gateway: Collector) -> None:
+        self._folder, self._redis, self._gateway = folder, redis, gateway
+        self.collector_away = (0.0, 0.0)
 
     def begin(self, process: Process) -> None:
         if process.name == "vanished":
@@ -231,7 +265,8 @@ class _Faults:
         if process.name == "redis_outage":
             self._redis.stop()
         elif process.name == "collector_outage":
-            self.receiver.behave = lambda _: Answer(reset=True)  # connections that are kept alive end too
+            self._gateway.kill()
+            self.collector_away = (time.time(), 0.0)
         process.tell("begin")
 
     def end(self, process: Process) -> None:
@@ -241,26 +276,46 @@ class _Faults:
         if process.name == "redis_outage":
             self._redis.start()
         elif process.name == "collector_outage":
-            self.receiver.behave = lambda _: Answer()
+            self.collector_away = (self.collector_away[0], time.time())
+            self._gateway.start()
         process.tell("end")
 
 
 @contextmanager
+def _gateways(folder: Path, facts: LogStore) -> Iterator[dict[str, Collector]]:
+    """Two collectors with the configuration that we ship: one for the process that has to do without, for a while."""
+    go = find_go()
+    if go is None:
+        missing(ASKED)
+    with ExitStack() as stack:
+        made = {}
+        for name in ("usual", "collector_outage"):
+            made[name] = Collector(
+                collector(str(go)), folder / f"gateway-{name}", "gateway.yaml", LOKI_OTLP=facts.otlp
+            )
+            stack.callback(made[name].close)
+            made[name].start()
+        yield made
+
+
+@contextmanager
 def bad_day(folder: Path) -> Iterator[Day]:
-    """Let the day pass; Prometheus and the processes are there until the end of the block."""
+    """Let the day pass; Prometheus, the facts and the processes are there until the end of the block."""
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk(folder / "disk"))
         redis = Server()
         stack.callback(redis.close)
-        faults = _Faults(folder, redis, HttpReceiver())
-        stack.callback(faults.receiver.close)
-        processes = _processes(folder, redis, faults.receiver, disk)
+        facts = LogStore(folder)
+        stack.callback(facts.close)
+        gateways = stack.enter_context(_gateways(folder, facts))
+        faults = _Faults(folder, redis, gateways["collector_outage"])
+        processes = _processes(folder, redis, gateways, disk)
         for process in processes.values():
             stack.callback(process.close)
         jobs = {name: "vanished" if name == "vanished" else JOB for name in processes}
         prometheus = Prometheus(folder, {name: (jobs[name], each.port) for name, each in processes.items()})
         stack.callback(prometheus.close)
-        day = Day(prometheus, processes, begin=time.time())
+        day = Day(prometheus, facts, processes, begin=time.time())
         _pass(day, faults)
         yield day
 
@@ -274,27 +329,36 @@ def _pass(day: Day, faults: _Faults) -> None:
     day.early = prometheus.alerts('last_over_time(ALERTS{alertstate="firing"}[10m])')
     for process in processes.values():
         faults.begin(process)
-    waiting = {name for name, alerts in EXPECTED.items() if alerts}
-
-    def all_fired() -> bool:
-        firing = prometheus.alerts('last_over_time(ALERTS{alertstate="firing"}[10m])')
-        for name in [*waiting]:
-            if {(name, alert) for alert in EXPECTED[name]} <= firing:
-                waiting.discard(name)
-                faults.end(processes[name])
-        return not waiting
-
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not all_fired():
-        if time.monotonic() > deadline:
-            break  # the test says what is missing
-        time.sleep(0.2)
+    _let_fire(day, faults)
     faults.end(processes["healthy"])
     with suppress(pytest.fail.Exception):
-        wait_until("all alerts resolve", lambda: not prometheus.query('ALERTS{alertstate="firing"}'), 45)
+        wait_until("all alerts resolve", lambda: not _firing(day), 45)
     day.fired = prometheus.alerts('last_over_time(ALERTS{alertstate="firing"}[10m])')
     day.unresolved = prometheus.alerts('ALERTS{alertstate="firing"}')
     day.end = time.time()
+    day.collector_away = faults.collector_away
+    day.fired_of_facts = day.facts_firing(day.begin, day.end)
+    day.unresolved_of_facts = day.facts_firing(day.end, day.end)
+
+
+def _firing(day: Day) -> bool:
+    now = time.time()
+    return bool(day.prometheus.query('ALERTS{alertstate="firing"}') or day.facts_firing(now, now))
+
+
+def _let_fire(day: Day, faults: _Faults) -> None:
+    """End each incident when all that it has to make fire has fired; after some patience the tests say what did not."""
+    waiting = {name for name, alerts in EXPECTED.items() if alerts}
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while waiting and time.monotonic() < deadline:
+        fired = day.prometheus.alerts('last_over_time(ALERTS{alertstate="firing"}[10m])')
+        fired |= day.facts_firing(day.begin, time.time())
+        for name in [*waiting]:
+            wanted = EXPECTED[name] | EXPECTED_OF_FACTS.get(name, set())
+            if {(name, alert) for alert in wanted} <= fired:
+                waiting.discard(name)
+                faults.end(day.processes[name])
+        time.sleep(0.2)
 
 
 def _count(prometheus: Prometheus, expr: str) -> float:

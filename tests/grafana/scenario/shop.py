@@ -17,9 +17,11 @@ from pathlib import Path
 
 import papyra
 from opentelemetry._logs import set_logger_provider
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import set_meter_provider
 from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from papyra.address import ActorAddress
 from papyra.supervision import Strategy, SupervisionPolicy
@@ -28,6 +30,8 @@ from prometheus_client import start_http_server
 import papyra_otel
 
 done = Counter()
+letters = Counter()  # by address
+known = {}  # addresses by name
 
 
 def say(what: str) -> None:
@@ -76,6 +80,14 @@ class Clerk(papyra.Actor):
         done["handled"] += 1
 
 
+class Sloth(papyra.Actor):
+    """Takes its time."""
+
+    async def receive(self, message):
+        done["handled"] += 1
+        await asyncio.sleep(0.02)
+
+
 class Shop:
     """What an incident needs to hand."""
 
@@ -97,19 +109,21 @@ class Shop:
         with suppress(papyra.ActorStopped):
             await ref.tell(message)
         done["dead"] += 1
+        letters[str(ref.address)] += 1
 
 
 # --- incidents: a coroutine that runs from ``begin`` to ``end``, then what puts things right ---------------------
 
 
 async def healthy(shop):
-    await asyncio.to_thread(shop.recording.compact, "events=1000")
+    await asyncio.to_thread(shop.recording.compact, "events=10")  # of what yesterday left; ours is still open
 
 
 async def crash_loop(shop):
     often = SupervisionPolicy(strategy=Strategy.RESTART, max_restarts=100_000)
     once = SupervisionPolicy(strategy=Strategy.RESTART, max_restarts=1)
     hopeless = shop.system.spawn(Bank, policy=once)
+    known["hopeless"] = str(hopeless.address)
     for _ in range(2):
         with suppress(ConnectionError):
             await hopeless.ask("pay")
@@ -127,6 +141,7 @@ async def storm(shop):
     poor = shop.system.spawn(Bank)  # who fails is stopped: what is behind it in the mailbox is lost
     await asyncio.gather(*(poor.tell("pay") for _ in range(3)))
     done["dead"] += 2
+    letters[str(poor.address)] += 2
     target = shop.system.spawn(Till)
     await shop.system.stop(target)
     for number in range(60):
@@ -194,6 +209,20 @@ async def look_after(shop) -> None:
         await asyncio.sleep(0.5)
 
 
+async def impatient(shop):
+    shop.system._registry["nobody"] = ActorAddress(shop.system.system_id, 999)
+    while not shop.over.is_set():
+        sloth = shop.system.spawn(Sloth)
+        with suppress(papyra.AskTimeout):
+            await sloth.ask("hurry", timeout=0.002)
+        # papyra cannot deliver its answer then: a dead letter, and a failure of the actor, which ends it
+        done["failed"] += 1
+        done["dead"] += 1
+        letters[str(sloth.address)] += 1
+        await asyncio.sleep(0.08)
+    del shop.system._registry["nobody"]
+
+
 async def growing(shop):
     shop.per_round, shop.goods = 8, type("Order" * 800, (), {})()  # facts of more than 4 KiB
     await shop.over.wait()
@@ -216,7 +245,7 @@ async def obey(shop, incident, trading) -> None:
             shop.rests = True
             await trading  # its last message is a question that was answered, so all before it is handled
             say(command)
-            say(json.dumps(done))
+            say(json.dumps({**done, **known, "letters": letters}))
             continue
         else:
             return
@@ -246,9 +275,12 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)  # what fails here is meant to
     _, chosen, port, where = sys.argv
     set_meter_provider(MeterProvider([PrometheusMetricReader()]))
-    set_logger_provider(LoggerProvider())  # whatever is forwarded live goes nowhere
+    provider = LoggerProvider()
+    provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
+    set_logger_provider(provider)
     start_http_server(int(port), "127.0.0.1")
-    if chosen == "damaged":
+    if chosen in ("healthy", "damaged"):
         with_a_past(where)
     asyncio.run(main(chosen, where))
     papyra_otel.disable()
+    provider.shutdown()
