@@ -13,15 +13,17 @@ BOARDS: dict[str, dict[str, Any]] = {
 }
 
 
-def asked(expr: str, *, instance: str = ".+", service: str = ".+", address: str = "") -> str:
-    """Return *expr* as Grafana sends it for a panel of the whole day."""
+def asked(
+    expr: str, *, instance: str = ".+", service: str = ".+", address: str = "", bare: bool = True
+) -> str:
+    """Return *expr* as Grafana sends it for a panel of the whole day; if *bare*, without what stands in for no data."""
     chosen = {"$__rate_interval": "4s", "$__range": "10m", "$job": ".+", "$instance": instance}
     chosen |= {"$reason": ".+", "$actor_type": ".+", "$service": service}
     chosen["${address:regex}"] = re.sub(r"[\\^$.*+?()\[\]{}|]", r"\\\g<0>", address)  # as Grafana escapes it
     for name, value in chosen.items():
         expr = expr.replace(name, value)
     assert "$" not in expr
-    return expr.replace(" or vector(0)", "")
+    return expr.replace(" or vector(0)", "") if bare else expr
 
 
 def panel(uid: str, number: int) -> str:

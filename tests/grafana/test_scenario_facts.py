@@ -161,12 +161,30 @@ def test_an_address_is_asked_for_as_it_is_written_whatever_that_means_in_a_regex
         assert day.facts.lines(asked(expr, address=address), day.begin, day.end) == []
 
 
-def test_the_latest_facts_are_all_but_the_processed_messages(day: Day, at_rest: AtRest):
+def found_nothing(fact: Fact) -> bool:
+    healthy = fact.name == s.AUDIT_COMPLETED and fact.attributes[s.AUDIT_HEALTHY] is True
+    return healthy or (fact.name == s.LOG_SCANNED and fact.attributes[s.SCAN_ANOMALIES] == 0)
+
+
+def test_the_latest_facts_are_all_but_messages_and_what_found_nothing(day: Day, at_rest: AtRest):
     found = lines(day, panel("papyra-overview", 31), at_rest, service="storm|impatient")
-    facts = [*stored(day, "storm", at_rest.since), *stored(day, "impatient", at_rest.since)]
+    every = [*stored(day, "storm", at_rest.since), *stored(day, "impatient", at_rest.since)]
+    facts = [fact for fact in every if not found_nothing(fact)]
+    assert len(every) > len(facts)
     assert Counter(named(line, s.LOG_RECORD_UID) for line in found) == Counter(fact.uid for fact in facts)
     assert {line.text.split()[0] for line in found} == {fact.name for fact in facts}
+    audits = {line.text for line in found if line.text.startswith(s.AUDIT_COMPLETED)}
+    assert {" ".join(text.split()) for text in audits} == {f'{s.AUDIT_COMPLETED} ["1 registry orphan"]'}
     assert [line.time for line in found] == sorted((fact.time_unix_nano for fact in facts), reverse=True)
+
+
+def test_what_was_found_and_done_is_told_without_the_scans_that_found_nothing(day: Day, at_rest: AtRest):
+    found = lines(day, panel("papyra-persistence", 41), at_rest, service="damaged")
+    told = [line.text.split() for line in found]
+    assert {each[0] for each in told} == {s.LOG_SCANNED, s.LOG_ANOMALY, s.LOG_RECOVERED}
+    assert all("crc_mismatch=1" in " ".join(each) for each in told if each[0] == s.LOG_SCANNED)
+    assert [each[1] for each in told if each[0] == s.LOG_RECOVERED] == ["repair"]
+    assert lines(day, panel("papyra-persistence", 41), at_rest, service="neglected") == []
 
 
 def test_what_was_lost_is_told_with_how_much_and_why(day: Day, at_rest: AtRest):

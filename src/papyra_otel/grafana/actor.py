@@ -182,9 +182,13 @@ _FACTS = Row(
                         f'{label(s.ACTOR_TYPE)}=~"$actor_type"',
                         # Grafana puts backslashes before what means something in a regex; quotes would not take them
                         f"{label(s.ACTOR_ADDRESS)}=~`.*${{address:regex}}.*`",
-                        f"line_format `{{{{.event_name}}}} {{{{.{label(s.ACTOR_ADDRESS)}}}}}"
-                        f" {{{{.{label(s.EXCEPTION_TYPE)}}}}} {{{{.{label(s.STOP_REASON)}}}}}"
-                        f" {{{{.{label(s.SUPERVISION_OUTCOME)}}}}}`",
+                        q.line(
+                            s.ACTOR_ADDRESS,
+                            s.EXCEPTION_TYPE,
+                            s.DEAD_LETTER_REASON,
+                            s.STOP_REASON,
+                            s.SUPERVISION_OUTCOME,
+                        ),
                     ),
                     source=Source.LOKI,
                 )

@@ -13,9 +13,14 @@ __all__ = ["OVERVIEW"]
 
 _STAT: Final = 3
 _TYPE = f"{{{{{label(s.ACTOR_TYPE)}}}}}"
-LATEST_LINE: Final = (
-    f"line_format `{{{{.event_name}}}} {{{{.{label(s.ACTOR_ADDRESS)}}}}}"
-    f" {{{{.{label(s.EXCEPTION_TYPE)}}}}} {{{{.{label(s.DEAD_LETTER_REASON)}}}}}`"
+_LATEST_LINE = q.line(
+    s.ACTOR_ADDRESS,
+    s.EXCEPTION_TYPE,
+    s.DEAD_LETTER_REASON,
+    s.ANOMALY_TYPE,
+    s.AUDIT_REASONS,
+    s.RECOVERY_MODE,
+    s.DROPPED_COUNT,
 )
 
 _NOW = Row(
@@ -256,13 +261,18 @@ _FACTS = Row(
             id=31,
             kind=Kind.LOGS,
             title="Latest facts",
-            description="What happened, newest first, without the processed messages. Open a line for all "
-            "it says and the "
-            "link to its trace.",
+            description="What happened, newest first, without processed messages and without audits and scans "
+            "that found nothing. Open a line for all it says and the link to its trace.",
             unit="short",
             queries=[
                 Query(
-                    q.facts('event_name=~"papyra[.].+"', f'event_name!="{s.MESSAGE_PROCESSED}"', LATEST_LINE),
+                    q.facts(
+                        'event_name=~"papyra[.].+"',
+                        f'event_name!="{s.MESSAGE_PROCESSED}"',
+                        q.NO_GOOD_AUDITS,
+                        q.NO_GOOD_SCANS,
+                        _LATEST_LINE,
+                    ),
                     source=Source.LOKI,
                 )
             ],
@@ -279,7 +289,7 @@ _FACTS = Row(
             unit="short",
             queries=[
                 Query(q.growth_in_range(s.INSTRUMENTATION_ERRORS), "own errors", instant=True),
-                Query(q.growth_in_range(s.EVENT_SUPPRESSED), "events not forwarded", instant=True),
+                Query(q.growth_in_range(s.EVENT_SUPPRESSED), "not forwarded", instant=True),
                 Query(q.growth_in_range(s.ATTRIBUTE_OVERFLOW), "values folded", instant=True),
             ],
             height=10,

@@ -363,7 +363,7 @@ _FACTS = Row(
             id=41,
             kind=Kind.LOGS,
             title="What was found and done",
-            description="Scans, anomalies, recoveries, compactions, losses, risks, newest first.",
+            description="Scans that found something, anomalies, recoveries, compactions, losses, risks, newest first.",
             unit="short",
             queries=[
                 Query(
@@ -376,10 +376,16 @@ _FACTS = Row(
                             s.LOG_RISK,
                             s.FACT_DROPPED,
                         ),
-                        f"line_format `{{{{.event_name}}}} {{{{.{label(s.ANOMALY_TYPE)}}}}}"
-                        f" {{{{.{label(s.ANOMALY_PLACE)}}}}} {{{{.{label(s.RECOVERY_MODE)}}}}}"
-                        f" {{{{.{label(s.DROPPED_COUNT)}}}}} {{{{.{label(s.ERROR_TYPE)}}}}}"
-                        f" {{{{.{label(s.RISK_DETAIL)}}}}}`",
+                        q.NO_GOOD_SCANS,
+                        q.line(
+                            s.ANOMALY_TYPE,
+                            s.ANOMALY_PLACE,
+                            s.SCAN_COUNTS,
+                            s.RECOVERY_MODE,
+                            s.DROPPED_COUNT,
+                            s.ERROR_TYPE,
+                            s.RISK_DETAIL,
+                        ),
                     ),
                     source=Source.LOKI,
                 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from papyra_otel import semconv as s
 from papyra_otel.grafana.names import label, metric
 
 __all__ = [
+    "NO_GOOD_AUDITS",
+    "NO_GOOD_SCANS",
     "RATE",
     "born_or_grown",
     "events",
     "facts",
     "found_in_range",
     "growth_in_range",
+    "line",
     "matching",
     "per_second",
     "picked",
@@ -19,6 +23,10 @@ __all__ = [
 ]
 
 RATE = "$__rate_interval"
+NO_GOOD_AUDITS = f'event_name!="{s.AUDIT_COMPLETED}" or {label(s.AUDIT_HEALTHY)}="false"'
+"""The LogQL filter that leaves out audits which found nothing: there are many, and they hide the rest."""
+NO_GOOD_SCANS = f'event_name!="{s.LOG_SCANNED}" or {label(s.SCAN_ANOMALIES)}!="0"'
+"""The same for scans."""
 _PICKED = 'job=~"$job",instance=~"$instance"'
 
 
@@ -82,3 +90,8 @@ def events(*names: str) -> str:
     if len(names) == 1:
         return f'event_name="{names[0]}"'
     return f'event_name=~"{"|".join(name.replace(".", "[.]") for name in names)}"'
+
+
+def line(*attributes: str) -> str:
+    """Return the LogQL that shows a fact as its name and *attributes*, or what of them it has."""
+    return f"line_format `{' '.join(f'{{{{.{name}}}}}' for name in ('event_name', *map(label, attributes)))}`"

@@ -1,5 +1,5 @@
-// Draws one dashboard: its JSON as committed, its data as a Prometheus gave them; both come in page.json.
-import { createTheme, dateTime, FieldType, getDisplayProcessor, getValueFormat, ThemeContext, toDataFrame } from '@grafana/data';
+// Draws one dashboard: its JSON as committed, its data as Prometheus and LogQL gave them; both come in page.json.
+import { createTheme, dateTime, dateTimeFormat, FieldType, getDisplayProcessor, getValueFormat, ThemeContext, toDataFrame } from '@grafana/data';
 import { initPluginTranslations } from '@grafana/i18n';
 import { BarGauge, BigValue, GlobalStyles, PanelChrome, TimeSeries } from '@grafana/ui';
 import { createRoot } from 'react-dom/client';
@@ -92,7 +92,31 @@ function Heat({ panel, frames, width, height, theme }) {
   );
 }
 
-function Lines({ panel, frames, width, height, range }) {
+// What annotations mark, as Grafana draws it: a dashed line, and a triangle below it.
+function drawMarks(plot, marks, theme) {
+  const { ctx, bbox } = plot;
+  ctx.save();
+  for (const { time, color } of marks) {
+    const x = Math.round(plot.valToPos(time * 1000, 'x', true));
+    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    const bottom = bbox.top + bbox.height;
+    ctx.strokeStyle = ctx.fillStyle = theme.visualization.getColorByName(color);
+    ctx.lineWidth = 1;
+    ctx.setLineDash([4, 4]);
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bottom);
+    ctx.stroke();
+    ctx.beginPath();
+    ctx.moveTo(x, bottom);
+    ctx.lineTo(x - 4, bottom + 6);
+    ctx.lineTo(x + 4, bottom + 6);
+    ctx.fill();
+  }
+  ctx.restore();
+}
+
+function Lines({ panel, frames, page, theme, width, height, range }) {
   if (!frames.length) return <div>No data</div>;
   return (
     <TimeSeries
@@ -104,11 +128,38 @@ function Lines({ panel, frames, width, height, range }) {
       width={width}
       height={height}
       structureRev={1}
-    />
+    >
+      {(config) => {
+        config.addHook('draw', (plot) => drawMarks(plot, page.marks, theme));
+        return null;
+      }}
+    </TimeSeries>
   );
 }
 
-const KINDS = { stat: Stat, timeseries: Lines, bargauge: Bars, heatmap: Heat };
+const LEVELS = { ERROR: 'red', WARN: 'orange', INFO: 'green', DEBUG: 'blue' };
+
+function Logs({ panel, page, width, height, theme }) {
+  // @grafana/ui has no rows of logs: they are drawn here, as many as there is room for, in its colours and font.
+  const rows = (page.lines[panel.id] ?? []).slice(0, Math.floor(height / 20));
+  if (!rows.length) return <div>No data</div>;
+  const { fontFamilyMonospace } = theme.typography;
+  return (
+    <div style={{ fontFamily: fontFamilyMonospace, fontSize: 12, lineHeight: '20px', width, height, overflow: 'hidden' }}>
+      {rows.map(({ time, level, text }, at) => (
+        <div key={at} style={{ display: 'flex', whiteSpace: 'pre', overflow: 'hidden' }}>
+          <span style={{ width: 3, margin: '1px 8px 1px 0', background: theme.visualization.getColorByName(LEVELS[level] ?? 'gray') }} />
+          <span style={{ color: theme.colors.text.secondary, marginRight: 12 }}>
+            {dateTimeFormat(time * 1000, { format: 'YYYY-MM-DD HH:mm:ss.SSS', timeZone: 'utc' })}
+          </span>
+          <span style={{ color: theme.colors.text.primary }}>{text.replace(/ +/g, ' ')}</span>
+        </div>
+      ))}
+    </div>
+  );
+}
+
+const KINDS = { stat: Stat, timeseries: Lines, bargauge: Bars, heatmap: Heat, logs: Logs };
 
 function Panel({ panel, page, theme, range }) {
   const { x, y, w, h } = panel.gridPos;
@@ -121,13 +172,9 @@ function Panel({ panel, page, theme, range }) {
   return (
     <div style={place} data-panel={panel.id}>
       <PanelChrome title={panel.title} description={panel.description} width={width} height={height}>
-        {(innerWidth, innerHeight) =>
-          Kind && panel.datasource.type === 'prometheus' ? (
-            <Kind {...{ panel, frames, theme, range }} width={innerWidth} height={innerHeight} />
-          ) : (
-            <span style={{ color: theme.colors.text.secondary }}>Facts from Loki, which is not part of this picture.</span>
-          )
-        }
+        {(innerWidth, innerHeight) => (
+          <Kind {...{ panel, frames, page, theme, range }} width={innerWidth} height={innerHeight} />
+        )}
       </PanelChrome>
     </div>
   );

@@ -309,13 +309,14 @@ def bad_day(folder: Path) -> Iterator[Day]:
         stack.callback(facts.close)
         gateways = stack.enter_context(_gateways(folder, facts))
         faults = _Faults(folder, redis, gateways["collector_outage"])
+        begin = time.time()
         processes = _processes(folder, redis, gateways, disk)
         for process in processes.values():
             stack.callback(process.close)
         jobs = {name: "vanished" if name == "vanished" else JOB for name in processes}
         prometheus = Prometheus(folder, {name: (jobs[name], each.port) for name, each in processes.items()})
         stack.callback(prometheus.close)
-        day = Day(prometheus, facts, processes, begin=time.time())
+        day = Day(prometheus, facts, processes, begin=begin)
         _pass(day, faults)
         yield day
 
