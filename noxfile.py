@@ -78,7 +78,7 @@ nox.options.sessions = [
     "tests",
     "integrity",
     # The newest of each are what the newest of ``tests`` has: ``nox -s otel runtimes`` runs both ends.
-    *(f"runtimes(oldest, {runtime})" for runtime in RUNTIMES),
+    *(f"runtimes({runtime}-oldest)" for runtime in RUNTIMES),
     "ray(latest)",
     "otel(oldest)",
     "redis",
@@ -188,8 +188,14 @@ def integrity(session: nox.Session) -> None:
 
 
 @nox.session(python=NEWEST)
-@nox.parametrize("runtime", [nox.param(runtime, id=runtime) for runtime in RUNTIMES])
-@BOTH_ENDS
+@nox.parametrize(
+    "runtime,which",
+    [
+        nox.param(runtime, which, id=f"{runtime}-{which}")
+        for runtime in RUNTIMES
+        for which in ("oldest", "latest")
+    ],
+)
 def runtimes(session: nox.Session, runtime: str, which: str) -> None:
     """Test each adapter on its real runtime, at both ends of the supported range."""
     supported = PYPROJECT["project"]["optional-dependencies"]["instruments-any"]
