@@ -103,10 +103,12 @@ def draw(folder: Path, picture: Path, height: int) -> None:
         server.shutdown()
     with Image.open(picture) as full:
         drawn = full.convert("RGB")
-    # A third of the size, for the repository's sake: the most frequent colours stay as they are.
-    colours = sorted(drawn.getcolors(1 << 24), reverse=True)[:256]
+    # A third of the size, for the repository's sake: the most frequent colours, and hues, stay as they are.
+    colours = [colour for _, colour in sorted(drawn.getcolors(1 << 24), reverse=True)]
+    hues = [colour for colour in colours if max(colour) - min(colour) > 80]
+    colours = list(dict.fromkeys([*hues[:96], *colours]))[:256]
     palette = Image.new("P", (1, 1))
-    palette.putpalette([part for _, colour in colours for part in colour])
+    palette.putpalette([part for colour in colours for part in colour])
     drawn.quantize(palette=palette, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
