@@ -55,7 +55,7 @@ __all__ = ["Recording", "process_metrics"]
 
 TELL_SECONDS = 5.0  # how often it is looked whether hidden events are to be told
 
-process_metrics = Metrics()  # of all recordings of this process: instruments are made once
+process_metrics: Metrics = Metrics()  # of all recordings of this process: instruments are made once
 
 
 class Recording:

@@ -54,15 +54,15 @@ class Recorded:
 
     def __init__(self, log: TroubledLog, *, queued: bool, capacity: int) -> None:
         self.log = log
-        self.counters = Counters()
-        self.guard = Guard(self.counters)
-        self.writer = FactWriter(log, self.counters, queued=queued, capacity=capacity)
+        self.counters: Counters = Counters()
+        self.guard: Guard = Guard(self.counters)
+        self.writer: FactWriter = FactWriter(log, self.counters, queued=queued, capacity=capacity)
         provider = FactLoggerProvider(self.writer, self.counters, self.guard, system="default")
         emitter = provider.get_logger("papyra_otel")
         self.writer.tell = lambda attributes: emitter.emit(
             severity_text="ERROR", attributes=attributes, event_name=semconv.FACT_DROPPED
         )
-        self.recorder = Recorder(emitter, self.counters)
+        self.recorder: Recorder = Recorder(emitter, self.counters)
 
     def lost(self) -> int:
         """Return how many facts were recorded and lost."""
