@@ -745,6 +745,30 @@ def test_a_message_under_way_at_the_start_is_left_out(tape: Tape, counters: Coun
     assert counters.read(s.INSTRUMENTATION_ERRORS) == []
 
 
+def test_a_message_under_way_at_the_start_that_is_rejected_is_a_dead_letter_for_unknown_reasons(
+    tape: Tape, counters: Counters
+) -> None:
+    broker = new_broker()
+    gate, entered = threading.Event(), threading.Event()
+
+    @dramatiq.actor(broker=broker, throws=ValueError)
+    def job() -> None:
+        entered.set()
+        assert gate.wait(WAIT_SECONDS)
+        raise ValueError
+
+    adapter = DramatiqAdapter(Recorder(tape, counters), Guard(counters), "shop")
+    with working(broker):
+        job.send()
+        assert entered.wait(WAIT_SECONDS)
+        adapter.install()
+        gate.set()
+    adapter.uninstall()
+    assert len(broker.dead_letters) == 1
+    assert tape.story("job") == dead("unknown")
+    assert counters.read(s.INSTRUMENTATION_ERRORS) == []
+
+
 def test_nothing_of_ours_is_in_a_brokers_middleware_or_messages(adapter: DramatiqAdapter) -> None:
     class First(Middleware):
         pass
