@@ -10,7 +10,7 @@ from papyra_otel.testing import RuntimeContract
 
 dramatiq = pytest.importorskip("dramatiq")
 
-from runtimes.dramatiq_support import FAST, new_broker, working  # noqa: E402 - it needs dramatiq, too
+from runtimes.dramatiq_support import FAST, drain, new_broker, working  # noqa: E402 - it needs dramatiq, too
 
 
 class TestDramatiq(RuntimeContract):
@@ -35,10 +35,10 @@ class TestDramatiq(RuntimeContract):
             seen.append(by)
             seen.append(10 / by)
 
-        for by in (5, 0):
-            divide.send(by)
-        with working(broker):
-            pass
+        with working(broker) as worker:
+            for by in (5, 0):  # one by one: workers take what waits in any order
+                divide.send(by)
+                drain(broker, worker)
         dead = [message.args for message in broker.dead_letters]
         broker.close()
         return seen, dead
