@@ -739,7 +739,24 @@ def test_pauses_grow_up_to_half_a_minute_and_are_never_shorter_than_asked() -> N
 
 # --- forks ------------------------------------------------------------------------------------------------------
 
-FORKING_AT_ANY_MOMENT = """
+OPEN_SEGMENTS = """
+import os
+
+def open_segments():
+    held = []
+    for fd in range(3, 256):
+        try:
+            name = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+        if ".ndjson" in name:
+            held.append((fd, os.path.basename(name)))
+    return held
+"""
+
+FORKING_AT_ANY_MOMENT = (
+    OPEN_SEGMENTS
+    + """
 import fcntl, os, sys, threading, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tested
 from papyra_otel.facts import FactKind
@@ -765,14 +782,7 @@ for thread in threads:
     thread.start()
 
 def in_child():
-    held = []
-    for fd in range(3, 256):
-        try:
-            name = os.readlink(f"/proc/self/fd/{fd}")
-        except OSError:
-            continue
-        if ".ndjson" in name:
-            held.append(name)
+    held = open_segments()
     assert held == [], held
     for each in (log, other):
         each.append([make_fact(0, kind=FactKind.EVENT, actor=str(os.getpid()))])
@@ -802,6 +812,7 @@ for thread in threads:
 log.close()
 other.close()
 """
+)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at descriptors in /proc")
@@ -819,7 +830,9 @@ def test_forking_at_any_moment_leaves_nothing_of_the_parent_open_in_the_child(
     assert not list(Path(log.root).rglob("*.tmp"))
 
 
-FORKING_WHILE_A_SEGMENT_IS_BEING_BORN = """
+FORKING_WHILE_A_SEGMENT_IS_BEING_BORN = (
+    OPEN_SEGMENTS
+    + """
 import os, sys, threading, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tested
 from papyra_otel.facts import FactKind
@@ -836,17 +849,6 @@ class SlowToReturn(OsFileSystem):
             created.set()
             go_on.wait()
         return fd
-
-def open_segments():
-    held = []
-    for fd in range(3, 256):
-        try:
-            name = os.readlink(f"/proc/self/fd/{fd}")
-        except OSError:
-            continue
-        if ".ndjson" in name:
-            held.append((fd, os.path.basename(name)))
-    return held
 
 forks._FORK_WAITS_SECONDS = 0.01
 os.mkdir(sys.argv[1])
@@ -873,6 +875,7 @@ mine.close()
 os.unlink(mine.name)
 reading.close()
 """
+)
 
 
 def test_a_segment_that_was_being_born_while_a_fork_waited_long_enough_is_closed_in_the_child(

@@ -15,6 +15,16 @@ RAISED = {(s.ACTOR_EXCEPTION, s.EXCEPTION_MESSAGE), (s.ACTOR_EXCEPTION, s.EXCEPT
 IN_LETTER = {(s.DEAD_LETTER_CAPTURED, s.MESSAGE_PAYLOAD)}
 NOWHERE: set[tuple[str, str]] = set()
 
+DOCUMENTED = {
+    "handled": NOWHERE,
+    "argument": NOWHERE,
+    "local": NOWHERE,
+    "password": NOWHERE,
+    "raised": RAISED,
+    "letter": IN_LETTER,
+}
+"""Where docs/runtimes.md says that the parts of a program's messages are."""
+
 
 def mark(what: str) -> str:
     """Return a word that is in no line of source, so that no traceback shows it for that."""

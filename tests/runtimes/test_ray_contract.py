@@ -53,7 +53,7 @@ class TestRay(RuntimeContract):
             def wait(self):
                 import time
 
-                time.sleep(3600)
+                time.sleep(3600)  # until it is killed
 
         ray.init(address=self.address, log_to_driver=False)
         try:

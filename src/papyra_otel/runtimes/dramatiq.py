@@ -51,7 +51,7 @@ from papyra_otel.runtimes._dramatiq_state import (
     retries_made,
     retry_limit,
 )
-from papyra_otel.runtimes.adapter import RuntimeCapabilities
+from papyra_otel.runtimes.adapter import RuntimeCapabilities, supported
 from papyra_otel.runtimes.patches import Patches
 from papyra_otel.runtimes.tracing import Handling as Traced
 from papyra_otel.runtimes.tracing import Tracing
@@ -104,17 +104,7 @@ class DramatiqAdapter:
 
     def capabilities(self) -> RuntimeCapabilities:
         """Return what can be told; once dramatiq was imported, without what it lacks the hooks for."""
-        lost = {ability: names & self._missing for ability, names in NEEDS.items()}
-        notes = {
-            ability: f"this dramatiq has no {', '.join(sorted(names))}"
-            for ability, names in lost.items()
-            if names
-        }
-        return RuntimeCapabilities(
-            runtime=self.name,
-            able=frozenset(ability for ability, names in lost.items() if not names),
-            notes=NOTES | notes,
-        )
+        return supported(self.name, NEEDS, missing=self._missing, notes=NOTES)
 
     def install(self) -> None:
         """Wrap what is needed of dramatiq, now or when it is imported. Twice is once.

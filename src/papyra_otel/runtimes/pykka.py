@@ -35,7 +35,7 @@ from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import AuditSnapshot, Recorder, qualified_name
 from papyra_otel.runtimes._pykka_actors import Actors
 from papyra_otel.runtimes._pykka_state import ACTOR_REFS, NEEDS, NOTES, Never, stamped_envelope
-from papyra_otel.runtimes.adapter import Ability, RuntimeCapabilities
+from papyra_otel.runtimes.adapter import Ability, RuntimeCapabilities, supported
 from papyra_otel.runtimes.patches import Patches
 
 __all__ = ["PykkaAdapter"]
@@ -66,17 +66,7 @@ class PykkaAdapter(Actors):
 
     def capabilities(self) -> RuntimeCapabilities:
         """Return what can be told; after ``install`` without what this pykka lacks the hooks for."""
-        lost = {ability: names & self._missing for ability, names in NEEDS.items()}
-        notes = {
-            ability: f"this pykka has no {', '.join(sorted(names))}"
-            for ability, names in lost.items()
-            if names
-        }
-        return RuntimeCapabilities(
-            runtime=self.name,
-            able=frozenset(ability for ability, names in lost.items() if not names),
-            notes=NOTES | notes,
-        )
+        return supported(self.name, NEEDS, missing=self._missing, notes=NOTES)
 
     def install(self) -> None:
         """Wrap what is needed of pykka. Raises ModuleNotFoundError when it is not installed. Twice is once."""

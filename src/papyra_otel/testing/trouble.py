@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -42,6 +43,13 @@ class TroubledLog(MemoryLog):
         if self._error is not None:
             raise self._error
         super().append(facts)
+
+    @property
+    def told(self) -> Counter[tuple[str, str]]:
+        """How often which type of actor had which fact."""
+        facts = [entry.fact for entry in self.read()]
+        about = [(fact.attributes.get(semconv.ACTOR_TYPE), fact.name) for fact in facts]
+        return Counter((str(actor_type), name) for actor_type, name in about if actor_type is not None)
 
     @property
     def names(self) -> list[str]:

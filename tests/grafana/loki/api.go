@@ -25,7 +25,6 @@ func newHandler(kept *store, engine *logql.Engine) http.Handler {
 	routes.HandleFunc("/loki/api/v1/query_range", func(to http.ResponseWriter, asked *http.Request) {
 		answer(to, asked, engine, ranged)
 	})
-	routes.HandleFunc("/loki/api/v1/labels", func(to http.ResponseWriter, _ *http.Request) { list(to, kept.names()) })
 	routes.HandleFunc("/loki/api/v1/label/", func(to http.ResponseWriter, asked *http.Request) {
 		name := strings.TrimPrefix(asked.URL.Path, "/loki/api/v1/label/")
 		list(to, kept.values(strings.TrimSuffix(name, "/values")))

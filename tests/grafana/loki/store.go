@@ -65,18 +65,6 @@ func (s *store) values(name string) []string {
 	return sorted(found)
 }
 
-func (s *store) names() []string {
-	s.lock.RLock()
-	defer s.lock.RUnlock()
-	found := map[string]bool{}
-	for _, each := range s.entries {
-		for _, label := range each.stream {
-			found[label.Name] = true
-		}
-	}
-	return sorted(found)
-}
-
 func sorted(found map[string]bool) []string {
 	made := make([]string, 0, len(found))
 	for each := range found {
