@@ -228,36 +228,18 @@ class Actors(Senders):
         return handle_failure
 
     def _around_receive(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        clock, states, guard, processed = self._clock, self._states, self._guard, self._recorder.processed
-        stop_type = self._stop_type
+        clock, guard, taken, processed = self._clock, self._guard, self._taken, self._recorder.processed
 
         def handle_receive(actor: Any, message: Any) -> Any:
-            if not self._on:
-                return original(actor, message)
-            state: State | None = None
-            envelope: Any = None
-            begin = 0.0
-            try:
-                state = states.get(id(actor)) or self._begin(actor)
-                envelope = state.envelope
-                if state.unhook is None or envelope is None or envelope.message is not message:
-                    envelope = envelope_in_hand(message)
-                    state.envelope = envelope
-                if issubclass(type(message), stop_type):
-                    state.reason = stop_reason(envelope)
-                    state = None
-                else:
-                    begin = clock()
-            except Exception:
-                state = None
-                guard.failed("pykka.receive")
+            state = taken(actor, message) if self._on else None
             if state is None:
                 return original(actor, message)
-            handling = self._enter(state, message, envelope, begin)
+            begin = state.active_since = state.taken_seconds
+            envelope, kind, handling = state.envelope, state.message_kind, state.entered
             try:
                 result = original(actor, message)
             except BaseException as error:
-                self._failed_message(state, message, envelope, begin, error)
+                self._failed_message(state, message, kind, begin, error)
                 self._leave(state, handling, error)
                 raise
             if self._on:
@@ -265,41 +247,49 @@ class Actors(Senders):
                     processed(
                         state.actor,
                         message=message,
-                        kind=self._kind_of(message, envelope),
+                        kind=kind,
                         duration_seconds=clock() - begin,
                         wait_seconds=waited_seconds(envelope, begin),
                     )
                 except Exception:
                     guard.failed("pykka.processed")
-                self._answered(envelope, message, result)
+                if hasattr(envelope, "met"):
+                    envelope.answer = kind, result
+                    self._meet(envelope, "actor")
             self._leave(state, handling, None)
             return result
 
         return handle_receive
 
-    def _answered(self, envelope: Any, message: Any, answer: Any) -> None:
-        """Note the *answer* that pykka is going to hand to whoever waits in ``ask``, if anybody still does."""
+    def _taken(self, actor: Any, message: Any) -> State | None:
+        """Return the state of *actor*, which is going to handle *message*; None if that is nothing to tell of."""
         try:
-            asked = getattr(envelope, "asked", None)
-            if asked is None or not asked.awaited:
-                return
-            asked.reply = self._kind_of(message, envelope), answer
+            state = self._states.get(id(actor)) or self._begin(actor)
+            envelope = state.envelope
+            if state.unhook is None or envelope is None or envelope.message is not message:
+                envelope = state.envelope = envelope_in_hand(message)
+            if issubclass(type(message), self._stop_type):
+                state.reason = stop_reason(envelope)
+                return None
+            state.message_kind = self._kind_of(message, envelope)
+            state.taken_seconds = self._clock()
+            state.entered = None
+            sender = getattr(envelope, "context", None)
+            if self._traces and (self._tracing.involves(sender) or state.handling is not None):
+                state.entered = self._enter(state, message, sender)
         except Exception:
-            self._guard.failed("pykka.late_reply")
-        else:
-            self._late(asked, "actor")
-
-    def _enter(self, state: State, message: Any, envelope: Any, begin: float) -> Handling | None:
-        """Attach the sender's context, or none, for as long as the message is handled."""
-        state.active_since = begin
-        if not self._traces:
+            self._guard.failed("pykka.receive")
             return None
+        return state
+
+    def _enter(self, state: State, message: Any, sender: Any) -> Handling | None:
+        """Attach the *sender*'s context, or none, for as long as the message is handled."""
         try:
             if state.handling is not None:
                 self._tracing.leave(state.handling)
                 state.handling = None
-            asked = getattr(envelope, "reply_to", None) is not None
-            return self._tracing.begin(getattr(envelope, "context", None), state.actor, message, asked=asked)
+            asked = getattr(state.envelope, "reply_to", None) is not None
+            return self._tracing.begin(sender, state.actor, message, asked=asked)
         except Exception:
             self._guard.failed("pykka.context")
             return None
@@ -319,7 +309,7 @@ class Actors(Senders):
             self._guard.failed("pykka.context")
 
     def _failed_message(
-        self, state: State, message: Any, envelope: Any, begin: float, error: BaseException
+        self, state: State, message: Any, kind: str, begin: float, error: BaseException
     ) -> None:
         if not self._on:
             return
@@ -327,9 +317,9 @@ class Actors(Senders):
             self._recorder.processed(
                 state.actor,
                 message=message,
-                kind=self._kind_of(message, envelope),
+                kind=kind,
                 duration_seconds=self._clock() - begin,
-                wait_seconds=waited_seconds(envelope, begin),
+                wait_seconds=waited_seconds(state.envelope, begin),
                 error=error,
             )
         except Exception:

@@ -12,11 +12,9 @@ from typing import Any
 
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import Actor, Recorder, qualified_name
-from papyra_otel.runtimes._pykka_state import Asked, Never
+from papyra_otel.runtimes._pykka_state import Asked, Never, is_second, is_unsent, type_name
 
 __all__ = ["Senders"]
-
-_SENT = object()
 
 
 class Senders:
@@ -28,8 +26,8 @@ class Senders:
         self._system = system
         self._clock = clock  # seconds, monotonic
         self._on = False
-        # by thread inside an ask that made no envelope yet: the ref, and whether the answer is awaited there
-        self._unsent: dict[int, tuple[Any, bool]] = {}
+        # by thread inside an ask: its envelope; before that a tuple, of the ref and whether the answer is awaited there
+        self._asking: dict[int, Any] = {}
         self._asked: weakref.WeakKeyDictionary[Any, Asked] = weakref.WeakKeyDictionary()  # by future
         self._shutting: set[int] = set()  # threads that are inside ActorRegistry.stop_all
         self._finished: weakref.WeakSet[Any] = weakref.WeakSet()  # the stop flags of actors whose loop ended
@@ -128,24 +126,34 @@ class Senders:
             self._guard.failed("pykka.no_subscriber")
 
     def _around_ask(self, original: Callable[..., Any], dead_error: type[Exception]) -> Callable[..., Any]:
-        unsent = self._unsent
+        asking = self._asking
 
         def ask(ref: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
             thread = get_ident()
-            unsent[thread] = ref, bool(kwargs.get("block", True))
+            outer = asking.get(
+                thread
+            )  # of an ask that this one interrupted: a finalizer's, a signal handler's
+            asking[thread] = ref, kwargs.get("block", True)
             try:
                 result = original(ref, message, *args, **kwargs)
             except BaseException as error:
-                if unsent.pop(thread, _SENT) is not _SENT and isinstance(error, dead_error):
+                if self._was_unsent(thread, outer) and isinstance(error, dead_error):
                     self._dead_target(ref, message, "ask")
                 raise
-            if unsent.pop(thread, _SENT) is not _SENT:
+            if self._was_unsent(thread, outer):
                 self._dead_target(ref, message, "ask")
             else:
                 self._look_after(ref)
             return result
 
         return ask
+
+    def _was_unsent(self, thread: int, outer: Any) -> bool:
+        """End the ask of *thread*; say whether no envelope was made for it."""
+        made = self._asking.pop(thread, None)
+        if outer is not None:
+            self._asking[thread] = outer
+        return is_unsent(made)
 
     def _around_get(self, original: Callable[..., Any], timeout_error: type[Exception]) -> Callable[..., Any]:
         """Notice that whoever waits for an answer gives up, in ``ask`` or later."""
@@ -161,9 +169,12 @@ class Senders:
         return get
 
     def _given_up(self, future: Any, timeout_seconds: Any) -> None:
-        asked: Asked | None = None
         try:
+            envelope: Any = self._asking.get(get_ident())
+            awaited = getattr(envelope, "reply_to", None) is future and hasattr(envelope, "met")
             asked = self._asked.get(future)
+            if awaited:
+                asked = Asked(envelope.target, type_name(envelope.message))
             if asked is not None and timeout_seconds is not None:
                 self._recorder.ask_timed_out(
                     self._who(asked),
@@ -172,22 +183,23 @@ class Senders:
                 )
         except Exception:
             self._guard.failed("pykka.ask_timed_out")
-        self._late(asked, "asker")
+        else:
+            if awaited:
+                self._meet(envelope, "asker")
 
-    def _late(self, asked: Asked | None, party: str) -> None:
+    def _meet(self, envelope: Any, party: str) -> None:
         """Record an answer that came when its asker had left ``ask``: by whichever of both comes later."""
         try:
-            if asked is None or not asked.awaited or not asked.is_second(party) or asked.reply is None:
+            if not (is_second(envelope.met, party) and self._on and self._tells_late):
                 return
-            kind, answer = asked.reply
-            if self._on and self._tells_late:
-                self._recorder.dead_letter(
-                    self._who(asked),
-                    message=answer,
-                    reason="late_reply",
-                    kind=kind,
-                    stopping=bool(self._shutting),
-                )
+            kind, answer = envelope.answer
+            self._recorder.dead_letter(
+                self._who(envelope.target),
+                message=answer,
+                reason="late_reply",
+                kind=kind,
+                stopping=bool(self._shutting),
+            )
         except Exception:
             self._guard.failed("pykka.late_reply")
 

@@ -22,6 +22,8 @@ __all__ = [
     "Never",
     "State",
     "envelope_in_hand",
+    "is_second",
+    "is_unsent",
     "stamped_envelope",
     "stop_reason",
     "type_name",
@@ -79,13 +81,16 @@ class State:
         "actor",
         "born_seconds",
         "draining",
+        "entered",
         "envelope",
         "handling",
+        "message_kind",
         "reason",
         "started",
         "starting",
         "stopped",
         "stopping",
+        "taken_seconds",
         "told",
         "unhook",
         "watch",
@@ -95,6 +100,9 @@ class State:
         self.actor = actor
         self.watch = watch
         self.envelope: Any = None  # the last one taken from the inbox
+        self.message_kind = "unknown"  # of the message in hand, as are the next two
+        self.taken_seconds = 0.0
+        self.entered: Handling | None = None
         self.active_since: float | None = None  # when the handler that runs now was called
         self.handling: Handling | None = None  # of a failed tell: its context stays attached
         self.unhook: Callable[[], None] | None = None
@@ -115,53 +123,47 @@ class State:
 
 
 class Asked:
-    """Who was asked, and what kind of thing. Neither the message nor the reference: both would be kept alive.
+    """Who was asked, and what kind of thing. Neither the message nor the reference: both would be kept alive."""
 
-    *awaited*: the asker waits in ``ask``, so nobody else will ever see the answer.
-    """
+    __slots__ = ("actor_class", "actor_urn", "message_type")
 
-    __slots__ = ("_met", "actor_class", "actor_urn", "awaited", "message_type", "reply")
-
-    def __init__(self, ref: Any, message_type: str, *, awaited: bool) -> None:
+    def __init__(self, ref: Any, message_type: str) -> None:
         self.actor_class = ref.actor_class
         self.actor_urn = ref.actor_urn
         self.message_type = message_type
-        self.awaited = awaited
-        self.reply: tuple[str, Any] | None = None  # kind and answer, if it is awaited
-        self._met: list[str] = []
-
-    def is_second(self, party: str) -> bool:
-        """Note that the asker gave up, or that the actor answered; say whether the other had, before.
-
-        Of two threads that come at the same time exactly one is the second: the list decides.
-        """
-        self._met.append(party)
-        return len(self._met) > 1 and self._met[1] == party
 
 
 def stamped_envelope(
     base: Any,
     *,
-    unsent: dict[int, tuple[Any, bool]],
+    asking: dict[int, Any],
     asked: MutableMapping[Any, Asked],
     shutting: set[int],
     clock: Callable[[], float],
     guard: Guard,
 ) -> Any:
-    """Return a subclass of pykka's envelope *base* that notes when, by which thread and in which trace it was made."""
+    """Return a subclass of pykka's envelope *base* that notes when, by which thread and in which trace it was made.
+
+    Of an ask that is waited for in ``ask`` it is also where asker and actor meet: see ``is_second``.
+    """
     base_init = base.__init__
 
     class Envelope(base):  # type: ignore[misc]
-        __slots__ = ("asked", "context", "reported", "sender", "sent_seconds")
+        __slots__ = ("answer", "context", "met", "reported", "sender", "sent_seconds", "target")
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             base_init(self, *args, **kwargs)
             try:
                 thread = get_ident()
-                ref, awaited = unsent.pop(thread, (None, False))
-                if ref is not None and self.reply_to is not None:
-                    self.asked = Asked(ref, type_name(self.message), awaited=awaited)
-                    asked[self.reply_to] = self.asked
+                unsent: Any = asking.get(thread)
+                if is_unsent(unsent) and self.reply_to is not None:
+                    ref, awaited = unsent
+                    if awaited:
+                        met: list[str] = []
+                        self.target, self.met = ref, met
+                    else:
+                        asked[self.reply_to] = Asked(ref, type_name(self.message))
+                    asking[thread] = self
                 self.context = sender_context()
                 self.sender = STOP_ALL if thread in shutting else thread
                 self.sent_seconds = clock()
@@ -172,6 +174,20 @@ def stamped_envelope(
     Envelope.__qualname__ = base.__qualname__
     Envelope.__doc__ = base.__doc__
     return Envelope
+
+
+def is_unsent(asking: Any) -> bool:
+    """Say whether what is kept of an ask is not yet its envelope."""
+    return type(asking) is tuple
+
+
+def is_second(met: list[str], party: str) -> bool:
+    """Note that the asker gave up, or that the actor answered; say whether the other had, before.
+
+    Of two threads that come at the same time exactly one is the second: the list decides.
+    """
+    met.append(party)
+    return len(met) > 1 and met[1] == party
 
 
 class Never:

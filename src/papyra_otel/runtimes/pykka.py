@@ -189,7 +189,7 @@ class PykkaAdapter(Actors):
     def _stamped(self, base: Any) -> Any:
         self._envelope_type = stamped_envelope(
             base,
-            unsent=self._unsent,
+            asking=self._asking,
             asked=self._asked,
             shutting=self._shutting,
             clock=self._clock,
