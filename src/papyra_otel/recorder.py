@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from papyra_otel import semconv as s
 from papyra_otel.config import Grouping, MessagePolicy, PayloadMode, SpanMode
@@ -33,6 +33,9 @@ class EventEmitter(Protocol):
         event_name: str | None = None,
     ) -> None:
         """Record one event. *timestamp* in nanoseconds since the epoch."""
+
+
+FactEmitter: TypeAlias = Callable[[str, int, str, str, str | None, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,7 @@ class Recorder:
         self.spans = spans
         self._measure = measure
         self._emit = emitter.emit
+        self._emit_fact: FactEmitter = getattr(emitter, "emit_fact", self._emit_as_event)
         self._counters = counters
         self._messages = messages or MessagePolicy()
         self._payload = payload
@@ -229,9 +233,7 @@ class Recorder:
         self._counters.add(s.PROCESSED_MESSAGES, key)
         if self._messages.keeps(failed=error is not None):
             attributes: dict[str, Any] = {
-                s.SYSTEM_ID: actor.system,
                 s.ACTOR_TYPE: actor.type,
-                s.ACTOR_ADDRESS: actor.address,
                 s.MESSAGE_TYPE: message_type or qualified_name(type(message)),
                 s.MESSAGE_KIND: kind,
                 s.MESSAGE_DURATION: duration_seconds,
@@ -240,7 +242,9 @@ class Recorder:
                 attributes[s.MESSAGE_WAIT] = wait_seconds
             if error_type:
                 attributes[s.ERROR_TYPE] = error_type
-            self._event(s.MESSAGE_PROCESSED, "DEBUG", attributes)
+            self._emit_fact(
+                s.MESSAGE_PROCESSED, self._clock(), "DEBUG", actor.system, actor.address, attributes
+            )
         if self._measure is not None:  # last: an SDK that raises here costs no fact
             self._measure(duration_seconds, key)
 
@@ -327,6 +331,18 @@ class Recorder:
         return self._capped_actor_type(actor_type)
 
     # --- inside ---------------------------------------------------------------------------------
+
+    def _emit_as_event(
+        self,
+        name: str,
+        time_unix_nano: int,
+        severity: str,
+        system: str,
+        actor: str | None,
+        attributes: dict[str, Any],
+    ) -> None:
+        everything = {s.SYSTEM_ID: system, s.ACTOR_ADDRESS: actor, **attributes}
+        self._emit(timestamp=time_unix_nano, severity_text=severity, attributes=everything, event_name=name)
 
     def _event(self, name: str, severity: str, attributes: dict[str, Any]) -> None:
         self._emit(timestamp=self._clock(), severity_text=severity, attributes=attributes, event_name=name)

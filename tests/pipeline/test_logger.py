@@ -95,6 +95,26 @@ def test_the_callers_attributes_are_left_alone(pipeline):
     assert given == {"papyra.system.id": "orders", "papyra.actor.address": "a", "x": 1}
 
 
+@pytest.mark.parametrize("odd", [{}, {"system": 17, "actor": 4.5, "severity": 9}], ids=["usual", "odd"])
+def test_what_is_known_by_its_parts_is_the_same_fact(pipeline, odd):
+    parts = {"system": "orders", "actor": "orders/7", "severity": "DEBUG", **odd}
+    attributes = {semconv.SYSTEM_ID: parts["system"], semconv.ACTOR_ADDRESS: parts["actor"], "n": 7}
+    with use_span(SPAN):
+        pipeline.logger.emit(
+            event_name="e", timestamp=5, severity_text=parts["severity"], attributes=attributes
+        )
+        pipeline.logger.emit_fact("e", 5, attributes={"n": 7}, **parts)
+    first, second = pipeline.log.facts()
+    assert first.trace_id is not None
+    assert second == first.identified(second.writer, second.seq)
+
+
+def test_parts_that_make_no_fact_are_counted_and_not_raised(pipeline):
+    pipeline.logger.emit_fact("e", 5, "DEBUG", Hostile(), "a", {})
+    assert pipeline.log.facts() == []
+    assert pipeline.counters.total(semconv.INSTRUMENTATION_ERRORS) == 1
+
+
 class Hostile:
     def __str__(self) -> str:
         raise RuntimeError("no text for you")

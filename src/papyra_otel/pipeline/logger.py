@@ -50,6 +50,7 @@ class FactLogger(OtelLogger):
     ) -> None:
         super().__init__(scope.name, scope.version, scope.schema_url)
         self._writer = writer
+        self._record = writer.record
         self._forwarder = forwarder
         self._guard = guard
         self._default_system = system
@@ -99,15 +100,53 @@ class FactLogger(OtelLogger):
     ) -> None:
         system = details.pop(semconv.SYSTEM_ID, None)
         actor = details.pop(semconv.ACTOR_ADDRESS, None)
-        fact = self._writer.record(
-            _KINDS.get(name, FactKind.EVENT),
+        self._keep(
+            name,
+            time_unix_nano,
+            severity,
+            self._default_system if system is None else system,
+            actor,
+            details,
+            context,
+        )
+
+    def emit_fact(
+        self,
+        name: str,
+        time_unix_nano: int,
+        severity: str,
+        system: str,
+        actor: str | None,
+        attributes: dict[str, Any],
+    ) -> None:
+        """Do as ``emit`` for who has it all at hand: *attributes* without system and actor, not to be changed later."""
+        try:
+            self._keep(name, time_unix_nano, severity, system, actor, attributes, None)
+        except Exception:
+            self._guard.failed("emit")
+
+    def _keep(
+        self,
+        name: str,
+        time_unix_nano: int,
+        severity: str,
+        system: str,
+        actor: str | None,
+        attributes: dict[str, Any],
+        context: Context | None,
+    ) -> None:
+        trace_id, span_id = trace_ids(context)
+        kind = _KINDS.get(name, FactKind.EVENT)
+        fact = self._record(
+            kind,
             name if type(name) is str else str(name),
             time_unix_nano,
-            self._default_system if system is None else system if type(system) is str else str(system),
+            system if type(system) is str else str(system),
             actor if actor is None or type(actor) is str else str(actor),
             severity if type(severity) is str else str(severity),
-            *trace_ids(context),
-            details,
+            trace_id,
+            span_id,
+            attributes,
         )
         if self._forwarder is not None:
             try:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from opentelemetry._logs import Logger as OtelLogger
 from opentelemetry._logs import LoggerProvider as OtelLoggerProvider
 from opentelemetry._logs import LogRecord, NoOpLogger, SeverityNumber, get_logger_provider
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import NonRecordingSpan, SpanContext, get_current_span, set_span_in_context
 
 __all__ = [
@@ -76,6 +76,10 @@ def context_of(trace_id: int | None, span_id: int | None) -> Context:
 
 def trace_ids(context: Context | None) -> tuple[str | None, str | None]:
     """Return (trace id, span id) in hex of the span in *context* or, if None, of the current one."""
+    if context is None:
+        context = get_current()
+    if not context:  # nothing at all, as mostly
+        return None, None
     span = get_current_span(context).get_span_context()
     if not span.trace_id:
         return None, None

@@ -72,6 +72,7 @@ class FactWriter:
         background: bool = True,
     ) -> None:
         self._log = log
+        self._reserve = log.reserve
         self._backend = log.capabilities.backend
         self._counters = counters
         self._queued = queued
@@ -143,7 +144,7 @@ class FactWriter:
         """Store one fact, or keep it for later, or count it as lost; return it with its identity."""
         wait: Callable[[], None] | None = None
         with self._lock:
-            writer, seq = self._log.reserve(system, kind)
+            writer, seq = self._reserve(system, kind)
             fact = Fact(
                 kind=kind,
                 name=name,
@@ -158,7 +159,10 @@ class FactWriter:
                 seq=seq,
             )
             if self._through:
-                wait = self._write(fact)
+                try:
+                    wait = self._log.write((fact,))
+                except BaseException as error:
+                    self._not_written(fact, error)
             elif self._closed:
                 self._lose((fact,), "closed")
             else:
@@ -171,19 +175,17 @@ class FactWriter:
             self._backlog.lend_a_hand()
         return fact
 
-    def _write(self, fact: Fact) -> Callable[[], None] | None:
-        try:
-            return self._log.write((fact,))
-        except LogUnavailable as error:
+    def _not_written(self, fact: Fact, error: BaseException) -> None:
+        """Keep *fact* if it is the log's fault; trying again would not help against its own."""
+        if isinstance(error, LogUnavailable):
             self._begin_trouble(error)
             self._keep(fact)
-        except Exception as error:  # not the log's fault but this fact's: trying again would not help
+        elif isinstance(error, Exception):
             self._lose((fact,), type(error).__name__)
-            _logger.exception("papyra_otel could not store a %s fact", fact.name)
-        except BaseException:  # an interrupt between reserving and storing: explain the hole, let it pass
+            _logger.error("papyra_otel could not store a %s fact", fact.name, exc_info=error)
+        else:  # an interrupt between reserving and storing: explain the hole, let it pass
             self._lose((fact,), "interrupted")
-            raise
-        return None
+            raise error
 
     def _wait(self, wait: Callable[[], None], fact: Fact) -> None:
         """Wait for the disk, without the lock: who writes meanwhile shares the next fsync."""
