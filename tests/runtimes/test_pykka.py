@@ -1434,20 +1434,17 @@ def test_an_ask_inside_an_ask_takes_nothing_from_it(tape: Tape, gated: Any) -> N
     other, dead = Worker.start(), Worker.start()
     dead.stop()
 
-    class Curious:
+    class Curious(float):
         """A time-out that asks others when it is looked at: in the middle of an ask that is sent already."""
 
         def __radd__(self, now: float) -> float:
             assert other.ask("aside") == "aside"
             with pytest.raises(pykka.ActorDeadError):
                 dead.ask("too late")
-            return now + 0.01
-
-        def __float__(self) -> float:
-            return 0.01
+            return now + float(self)
 
     with pytest.raises(pykka.Timeout):
-        gated.ask("too slow", timeout=Curious())
+        gated.ask("too slow", timeout=Curious(0.01))
     assert [fact[s.ACTOR_ADDRESS] for fact in tape.of(s.ASK_TIMED_OUT)] == [gated.actor_urn]
     Gated.gate.set()
     assert gated.ask("in time", timeout=WAIT_SECONDS) == "in time"
