@@ -15,7 +15,7 @@ from papyra_otel.log import open_log
 from papyra_otel.log.redis.address import Durability, Topology, parse_address
 from papyra_otel.log.redis.keys import EntryId, Tag, index_key, tag_of_key
 from papyra_otel.log.redis.wire import slot_of
-from papyra_otel.testing.contract import HOSTILE_SYSTEMS
+from papyra_otel.testing.log_cases import HOSTILE_SYSTEMS
 
 UNDERSTOOD: list[tuple[str, dict[str, Any]]] = [
     ("redis://localhost", {"hosts": (("localhost", 6379),), "database": 0, "tls": False}),
