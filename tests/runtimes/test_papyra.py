@@ -32,7 +32,7 @@ from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import Recorder
 from papyra_otel.runtimes import papyra as module
-from papyra_otel.runtimes.adapter import CAPABILITIES, Ability
+from papyra_otel.runtimes.adapter import AUDIT_MEMBERS, CAPABILITIES, Ability
 from papyra_otel.runtimes.papyra import PapyraAdapter
 
 PROGRAM = Path(__file__).parent / "programs" / "papyra_busy.py"
@@ -1104,7 +1104,7 @@ def test_actors_that_ran_before_are_left_alone(run, tape, counters):
             "_handle_failure",
             {Ability.LATE_REPLY, Ability.LIFECYCLE, Ability.CRASHED, Ability.RESTARTED, Ability.DECIDED},
         ),
-        ("audit", {Ability.AUDIT}),
+        ("audit", {Ability.AUDIT, *AUDIT_MEMBERS} - {Ability.MAILBOX_DEPTH}),
     ],
 )
 def test_a_missing_private_name_is_told_once_and_costs_only_what_needs_it(

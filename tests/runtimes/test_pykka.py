@@ -823,6 +823,10 @@ def test_capabilities_say_what_pykka_cannot_tell(adapter: PykkaAdapter) -> None:
         Ability.RESTARTED.value,
         Ability.DECIDED.value,
         Ability.GIVEN_UP.value,
+        Ability.STOPPING.value,
+        Ability.RESTARTING.value,
+        Ability.ORPHANS.value,
+        Ability.LETTERS_KEPT.value,
         Ability.BLOCKED_SENDERS.value,
     }
     for ability in set(Ability) - capabilities.able:

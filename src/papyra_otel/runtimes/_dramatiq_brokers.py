@@ -54,7 +54,7 @@ class Brokers:
             plural = "" if len(dead) == 1 else "s"
             reasons.append(f"{len(dead)} thread{plural} ended without a word")
         if depths is None and not reasons:
-            unsupported = (*unsupported, Ability.MAILBOX_DEPTH.value)
+            unsupported = (*unsupported, Ability.LETTERS_KEPT.value, Ability.MAILBOX_DEPTH.value)
         snapshot = AuditSnapshot(
             system=system,
             actors_total=len(living) + len(dead),

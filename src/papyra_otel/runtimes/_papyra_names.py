@@ -33,6 +33,7 @@ _RESTARTING = (
     "ActorSystem._check_restart_limits",
     "_ActorRuntime.restart_timestamps",
 )
+_AUDIT = ("ActorSystem.audit", "ActorSystem._registry", *_RUNTIME, *_SYSTEM)
 NEEDS: Final[dict[Ability, tuple[str, ...]]] = {
     Ability.SYSTEM: ("ActorSystem.start", "ActorSystem.aclose", "ActorSystem._tg", "ActorSystem._closed"),
     Ability.LIFECYCLE: (*_FAILING, "ActorSystem._stop_runtime"),
@@ -48,7 +49,12 @@ NEEDS: Final[dict[Ability, tuple[str, ...]]] = {
     Ability.DEAD_TARGET: ("DeadLetterMailbox.push", *_RUNTIME, *_SYSTEM),
     Ability.UNDRAINED: ("ActorSystem._run_actor", *_BUFFER, *_RUNTIME, *_SYSTEM),
     Ability.LATE_REPLY: (*_FAILING, "Mailbox.get"),
-    Ability.AUDIT: ("ActorSystem.audit", "ActorSystem._registry", *_RUNTIME, *_SYSTEM),
+    Ability.AUDIT: _AUDIT,
+    Ability.STOPPING: _AUDIT,
+    Ability.RESTARTING: _AUDIT,
+    Ability.ORPHANS: _AUDIT,
+    Ability.DEAD_NAMES: _AUDIT,
+    Ability.LETTERS_KEPT: _AUDIT,
     Ability.MAILBOX_DEPTH: ("Mailbox._recv", *_RUNTIME, *_SYSTEM),
     Ability.BLOCKED_SENDERS: ("Mailbox._recv", *_RUNTIME, *_SYSTEM),
     Ability.ASK_TIMED_OUT: ("ActorRef.ask", *_RUNTIME, *_SYSTEM),

@@ -50,6 +50,7 @@ NEEDS: Final[dict[Ability, frozenset[str]]] = {
     Ability.UNDRAINED: frozenset({"Actor._actor_loop_setup", "Actor._actor_loop_teardown"}),
     Ability.UNHANDLED: frozenset({"Actor.on_receive"}),
     Ability.AUDIT: frozenset({"ActorRegistry._actor_refs"}),
+    Ability.DEAD_NAMES: frozenset({"ActorRegistry._actor_refs"}),
     Ability.MAILBOX_DEPTH: frozenset({"ActorRegistry._actor_refs"}),
     Ability.ASK_TIMED_OUT: frozenset({"ActorRef.ask", "ThreadingFuture.get", "pykka._ref.Envelope"}),
     Ability.LATE_REPLY: frozenset(
@@ -63,6 +64,10 @@ NOTES: Final[dict[Ability, str]] = {
     Ability.SYSTEM: "pykka has no actor system: its registry is the process's",
     Ability.RESTARTED: "pykka never restarts an actor",
     Ability.DECIDED: "pykka's one policy is fixed: a failed tell stops the actor, told as its stop reason",
+    Ability.STOPPING: "an actor of pykka's is alive until its loop has ended",
+    Ability.RESTARTING: "pykka never restarts an actor",
+    Ability.ORPHANS: "pykka's registry holds the actors' references themselves",
+    Ability.LETTERS_KEPT: "pykka keeps none; papyra.dead_letter.messages counts them",
     Ability.CRASHED: "a failed ask goes to its caller and is told as a processed message with an error",
     Ability.UNDRAINED: "only from an inbox whose get can be replaced on the instance, as pykka's own can",
     Ability.UNHANDLED: "where the handler calls super().on_receive or there is none; also told as processed",

@@ -29,11 +29,16 @@ NEEDS: Final[Mapping[Ability, frozenset[str]]] = {
     Ability.DEAD_TARGET: frozenset({_CONNECT, _ACTORS, _TASKS}),
     Ability.UNDRAINED: frozenset({_CONNECT, _ACTORS, _TASKS}),
     Ability.AUDIT: frozenset({_CONNECT, _ACTORS}),
+    Ability.RESTARTING: frozenset({_CONNECT, _ACTORS}),
+    Ability.LETTERS_KEPT: frozenset({_CONNECT, _ACTORS}),
     Ability.ASK_TIMED_OUT: frozenset({_CONNECT, _GET}),
     Ability.ACTIVE_AGE: frozenset({_CONNECT, _EXECUTOR}),
 }
 
 NOTES: Final[Mapping[Ability, str]] = {
+    Ability.STOPPING: "ray's cluster knows actors that are alive and actors that are dead",
+    Ability.ORPHANS: "ray takes the name away from an actor that is gone",
+    Ability.DEAD_NAMES: "ray takes the name away from an actor that died for good",
     Ability.UNHANDLED: "ray refuses a method that an actor has not where it is called",
     Ability.GIVEN_UP: "what ray gave up to retry ends as a dead letter of a dead or unavailable actor",
     Ability.LATE_REPLY: "a result can be fetched again for as long as anybody refers to it",

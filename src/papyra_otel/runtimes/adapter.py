@@ -6,12 +6,13 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from papyra_otel.pipeline.gauges import RuntimeGauges
 from papyra_otel.recorder import AuditSnapshot
 
 __all__ = [
+    "AUDIT_MEMBERS",
     "CAPABILITIES",
     "Ability",
     "Adapter",
@@ -40,6 +41,11 @@ class Ability(str, Enum):
     LATE_REPLY = "dead letter: reply that nobody waits for any more"
     NO_SUBSCRIBER = "dead letter: published to nobody"
     AUDIT = "audit"
+    STOPPING = "audit: actors that are stopping"
+    RESTARTING = "audit: actors that are restarting"
+    ORPHANS = "audit: registered names without an actor"
+    DEAD_NAMES = "audit: registered names of dead actors"
+    LETTERS_KEPT = "audit: dead letters that the runtime counted or keeps"
     MAILBOX_DEPTH = "mailbox depth"
     BLOCKED_SENDERS = "senders blocked by a full mailbox"
     ASK_TIMED_OUT = "ask timed out"
@@ -48,6 +54,16 @@ class Ability(str, Enum):
 
 
 CAPABILITIES: tuple[Ability, ...] = tuple(Ability)
+
+AUDIT_MEMBERS: Final[Mapping[Ability, str]] = {
+    Ability.STOPPING: "actors_stopping",
+    Ability.RESTARTING: "actors_restarting",
+    Ability.ORPHANS: "registry_orphans",
+    Ability.DEAD_NAMES: "registry_dead",
+    Ability.LETTERS_KEPT: "dead_letters",
+    Ability.MAILBOX_DEPTH: "mailbox_depths",
+}
+"""Which member of an ``AuditSnapshot`` is None where a runtime lacks the ability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from papyra_otel.pipeline.counters import Counters
 from papyra_otel.pipeline.guard import Guard
 from papyra_otel.recorder import Recorder
 from papyra_otel.runtimes import patches
-from papyra_otel.runtimes.adapter import CAPABILITIES, Adapter
+from papyra_otel.runtimes.adapter import AUDIT_MEMBERS, CAPABILITIES, Adapter
 from papyra_otel.testing.capture import CapturingEmitter
 from papyra_otel.testing.trouble import TroubledLog, recording_into, sdk_that_raises
 
@@ -103,6 +103,10 @@ class RuntimeContract:
             self.play()
             for audit in installed.audits():
                 assert audit.system
+                absent = {
+                    ability.value for ability, name in AUDIT_MEMBERS.items() if getattr(audit, name) is None
+                }
+                assert absent == {ability.value for ability in AUDIT_MEMBERS} & set(audit.unsupported)
             for gauges in installed.gauges():
                 assert gauges.system
 
