@@ -36,6 +36,7 @@ class EventEmitter(Protocol):
 
 
 FactEmitter: TypeAlias = Callable[[str, int, str, str, str | None, dict[str, Any]], None]
+"""``FactLogger.emit_fact``: an emitter that has it need not unpack what was packed for it, message after message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,30 +85,18 @@ class FactLogger(OtelLogger):
                 details[semconv.EVENT_BODY] = jsonable(body, redact=True)
             if exception is not None:
                 _add_exception(details, exception)
-            self._emit(
+            system = details.pop(semconv.SYSTEM_ID, None)
+            self.emit_fact(
                 event_name or _UNNAMED,
                 timestamp or observed_timestamp or time.time_ns(),
                 severity_text or _text_of(severity_number),
+                self._default_system if system is None else system,
+                details.pop(semconv.ACTOR_ADDRESS, None),
                 details,
                 context,
             )
         except Exception:
             self._guard.failed("emit")
-
-    def _emit(
-        self, name: str, time_unix_nano: int, severity: str, details: dict[str, Any], context: Context | None
-    ) -> None:
-        system = details.pop(semconv.SYSTEM_ID, None)
-        actor = details.pop(semconv.ACTOR_ADDRESS, None)
-        self._keep(
-            name,
-            time_unix_nano,
-            severity,
-            self._default_system if system is None else system,
-            actor,
-            details,
-            context,
-        )
 
     def emit_fact(
         self,
@@ -118,36 +106,25 @@ class FactLogger(OtelLogger):
         system: str,
         actor: str | None,
         attributes: dict[str, Any],
+        context: Context | None = None,
     ) -> None:
         """Do as ``emit`` for who has it all at hand: *attributes* without system and actor, not to be changed later."""
         try:
-            self._keep(name, time_unix_nano, severity, system, actor, attributes, None)
+            trace_id, span_id = trace_ids(context)
+            fact = self._record(
+                _KINDS.get(name, FactKind.EVENT),
+                name if type(name) is str else str(name),
+                time_unix_nano,
+                system if type(system) is str else str(system),
+                actor if actor is None or type(actor) is str else str(actor),
+                severity if type(severity) is str else str(severity),
+                trace_id,
+                span_id,
+                attributes,
+            )
         except Exception:
             self._guard.failed("emit")
-
-    def _keep(
-        self,
-        name: str,
-        time_unix_nano: int,
-        severity: str,
-        system: str,
-        actor: str | None,
-        attributes: dict[str, Any],
-        context: Context | None,
-    ) -> None:
-        trace_id, span_id = trace_ids(context)
-        kind = _KINDS.get(name, FactKind.EVENT)
-        fact = self._record(
-            kind,
-            name if type(name) is str else str(name),
-            time_unix_nano,
-            system if type(system) is str else str(system),
-            actor if actor is None or type(actor) is str else str(actor),
-            severity if type(severity) is str else str(severity),
-            trace_id,
-            span_id,
-            attributes,
-        )
+            return
         if self._forwarder is not None:
             try:
                 self._forwarder.forward(fact, context)

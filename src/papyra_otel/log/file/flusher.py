@@ -14,7 +14,7 @@ class Flusher:
     """Calls *flush* at most every *interval_seconds*, and only after ``wake``. Starts its thread when needed.
 
     *flush* says whether the disk has everything; if not it is called again by itself, with growing pauses.
-    While *due* there is nothing to ``wake``. The thread is a daemon: it never keeps a
+    ``wake`` costs one flag test when a flush is already due. The thread is a daemon: it never keeps a
     process alive, and a log that is closed in order flushes by itself.
     """
 
@@ -25,23 +25,23 @@ class Flusher:
 
     def reset(self) -> None:
         """Begin anew without a thread: at first, and in a forked child, which has none."""
-        self.due: bool = False
+        self._due = False
         self._wanted = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
         """Say that there is something to flush. Call under the log's lock."""
-        if self.due:
+        if self._due:
             return
-        self.due = True
+        self._due = True
         if self._thread is None and not self._stopped.is_set():
             try:
                 self._thread = threading.Thread(target=self._run, name="papyra-otel-fsync", daemon=True)
                 self._thread.start()
             except RuntimeError:  # no more threads now, or the interpreter is ending: closing the log flushes
                 self._thread = None
-                self.due = False
+                self._due = False
                 return
         self._wanted.set()
 
@@ -62,7 +62,7 @@ class Flusher:
             self._wanted.clear()
             if self._stopped.is_set():  # just before: what was cleared was its call, and no other comes
                 return
-            self.due = False
+            self._due = False
             if self._flushed():
                 pause_seconds = self._interval_seconds
             else:

@@ -120,7 +120,7 @@ class FileWriting(FactLog):
             except OSError as error:
                 raise self._unavailable(error) from error
             finally:
-                if self._forces and not self._flusher.due:
+                if self._forces:
                     self._flusher.wake()
             if self._always or self._behind:
                 return partial(self._wait, [(stream, stream.writes) for stream in touched])
